@@ -1,0 +1,209 @@
+"""Desired and observed documents: the only way in which a controller and a trainer talk.
+
+    controller --desired.json--> agent --applies at a step boundary--> observed.json --> controller
+
+The controller writes what it wants; the agent pulls it, applies it at a step boundary and says what is true. If the
+controller is gone, nothing changes. A document is safe to read twice, late or out of order: `decision_id` makes it
+idempotent, `generation` grows, `epoch` fences an old controller, `base_generation` is a compare-and-set, and past
+`expires_at_step` it is refused. Same schema over every transport. See docs/contract.md.
+"""
+
+import hashlib
+import hmac
+import json
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from controlplane.contract.tunables import TUNABLES
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Action(StrEnum):
+    """What a desired document asks for, beside new values of tunables."""
+
+    none = "none"
+    checkpoint = "checkpoint"
+    rollback = "rollback"
+    pause = "pause"
+    resume = "resume"
+    stop = "stop"
+    probe = "probe"
+
+
+class Phase(StrEnum):
+    """What the trainer is doing; also the states of `rl_trainer_state`."""
+
+    generating = "generating"
+    verifying = "verifying"
+    training = "training"
+    syncing_weights = "syncing_weights"
+    checkpointing = "checkpointing"
+    evaluating = "evaluating"
+    idle = "idle"
+    stopped = "stopped"
+
+
+class Health(StrEnum):
+    """Checkpoint health: `fresh` until later steps and evaluations prove it `good`, or something proves it `bad`."""
+
+    fresh = "fresh"
+    good = "good"
+    bad = "bad"
+
+
+class AckState(StrEnum):
+    """What became of a decision. accepted: seen and valid, waits for its boundary. All others are final."""
+
+    accepted = "accepted"
+    applied = "applied"
+    rejected = "rejected"
+    expired = "expired"
+    reverted = "reverted"
+    failed = "failed"
+
+
+class Setting(_Document):
+    """New value of a tunable: exactly one of an absolute `value` or a `scale` on the value in force."""
+
+    value: float | None = Field(default=None, allow_inf_nan=False)
+    scale: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _one_of(self) -> "Setting":
+        if (self.value is None) == (self.scale is None):
+            raise ValueError("give exactly one of value and scale")
+        return self
+
+    def resolve(self, current: float) -> float:
+        """The absolute value that this setting asks for, in the unit of the tunable."""
+        if self.value is not None:
+            return self.value
+        assert self.scale is not None
+        return current * self.scale
+
+
+class Lease(_Document):
+    """A temporary change: past `until_step` without renewal the agent sets the tunables back to `revert_to` by itself."""
+
+    until_step: int = Field(ge=0)
+    revert_to: dict[str, float]
+
+
+class Target(_Document):
+    """The checkpoint to go back to. `digest` must match its manifest, so a rewritten checkpoint is never restored."""
+
+    step: int = Field(ge=0)
+    digest: str
+
+
+class Desired(_Document):
+    """What the controller wants, in full. Written whole each time; `generation` tells old from new."""
+
+    schema_version: Literal[1] = 1
+    run_uid: str
+    incarnation: str
+    """The process start that the controller looked at; another incarnation refuses the document."""
+    epoch: int = Field(ge=0)
+    """Fencing number of the controller's lease on this run; the agent refuses one lower than it has seen."""
+    generation: int = Field(ge=1)
+    """Grows with every document; also the number the agent reports as applied."""
+    base_generation: int = Field(ge=0)
+    """Generation that must be in force for this document to apply (compare-and-set)."""
+    decision_id: str
+    issued_at: float
+    """Unix seconds, for people; nothing is decided by it."""
+    apply_from_step: int = Field(default=0, ge=0)
+    expires_at_step: int = Field(ge=0)
+    set: dict[str, Setting] = {}
+    lease: Lease | None = None
+    action: Action = Action.none
+    target: Target | None = None
+    reason: str
+    evidence: dict[str, float] = {}
+    signature: str = ""
+
+    @model_validator(mode="after")
+    def _coherent(self) -> "Desired":
+        unknown = sorted(self.set.keys() - TUNABLES.keys())
+        if unknown:
+            raise ValueError(f"unknown tunable {unknown[0]!r}; known are {', '.join(TUNABLES)}")
+        if (self.action is Action.rollback) != (self.target is not None):
+            raise ValueError("a rollback, and nothing else, names a target checkpoint")
+        if self.base_generation >= self.generation:
+            raise ValueError("generation must be larger than base_generation")
+        return self
+
+    def _payload(self) -> bytes:
+        body = self.model_dump(mode="json", exclude={"signature"})
+        return json.dumps(body, sort_keys=True, separators=(",", ":")).encode()
+
+    def signed(self, key: bytes) -> "Desired":
+        """The same document with an HMAC-SHA256 over everything but the signature."""
+        return self.model_copy(update={"signature": hmac.new(key, self._payload(), hashlib.sha256).hexdigest()})
+
+    def verified(self, key: bytes) -> bool:
+        """Whether the signature was made with `key`; compares in constant time."""
+        expected = hmac.new(key, self._payload(), hashlib.sha256).hexdigest()
+        return hmac.compare_digest(expected, self.signature)
+
+
+class Ack(_Document):
+    """What the agent did with a decision, with the values read back after it."""
+
+    decision_id: str
+    generation: int
+    state: AckState
+    reason: str = ""
+    at_step: int
+    readback: dict[str, float] = {}
+
+
+class TunableState(_Document):
+    """A tunable as the trainer has it: value in force and the trainer's own guard rails, which nobody can loosen."""
+
+    value: float
+    min: float
+    max: float
+    capability: Literal["runtime", "restart", "fixed"] = "runtime"
+
+
+class CheckpointState(_Document):
+    """One checkpoint on disk."""
+
+    step: int
+    branch: int
+    digest: str
+    health: Health
+
+
+class Observed(_Document):
+    """What is true in the trainer, written by the agent after every step boundary."""
+
+    schema_version: Literal[1] = 1
+    run_uid: str
+    incarnation: str
+    """UUID of this process start."""
+    branch: int
+    """Raised by one at each rollback; steps compare only within one branch."""
+    step: int
+    planned_steps: int
+    """Step at which the run ends."""
+    compute: float
+    """Device-seconds behind the weights in force (this lineage; a rollback takes it back)."""
+    written_at: float
+    """Unix seconds."""
+    epoch: int = 0
+    """Highest controller epoch seen."""
+    applied_generation: int = 0
+    last_ack: Ack | None = None
+    tunables: dict[str, TunableState]
+    actions: tuple[Action, ...]
+    """Actions this trainer can carry out."""
+    rollbacks_left: int
+    checkpoints: tuple[CheckpointState, ...] = ()
+    phase: Phase

@@ -1,0 +1,117 @@
+"""YAML file -> pydantic model, or one line that says file, line, key, what is wrong and what is allowed.
+
+Recipes and policies are written by tired people; a typo must never start a run. Keys given twice, unknown keys, wrong
+types and impossible values are all refused before anything else happens.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+M = TypeVar("M", bound=BaseModel)
+Location = tuple[str | int, ...]
+
+
+class FileError(ValueError):
+    """A file that a person wrote is wrong. The message is one line, meant for the terminal; commands exit with 2."""
+
+
+class _Lines(yaml.SafeLoader):
+    """SafeLoader that remembers the line of every key and refuses duplicate keys."""
+
+
+def load(path: Path, model: type[M]) -> M:
+    """Read `path` and validate it against `model`.
+
+    Raises:
+        FileError: cannot be read, is not YAML, or does not fit the model.
+    """
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise FileError(f"{path}: cannot be read ({error.strerror or error})") from None
+    return parse(text, model, name=str(path))
+
+
+def parse(text: str, model: type[M], name: str = "<text>") -> M:
+    """As `load`, from a string; `name` stands where the file name would."""
+    try:
+        node = yaml.compose(text, Loader=_Lines)
+        lines: dict[Location, int] = {}
+        if node is not None:
+            _collect(node, (), lines, name)
+        data = yaml.load(text, Loader=_Lines)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise FileError(f"{name}:{line}: not valid YAML: {error.problem or error}") from None
+    if not isinstance(data, dict):
+        raise FileError(f"{name}:1: the file must hold keys and values, not {type(data).__name__}")
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise FileError(_sentence(error.errors()[0], lines, name, model)) from None
+
+
+def _collect(node: yaml.Node, at: Location, lines: dict[Location, int], name: str) -> None:
+    lines[at] = min(lines.get(at, node.start_mark.line + 1), node.start_mark.line + 1)
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            here = (*at, str(key.value))
+            if here in lines:
+                raise FileError(f"{name}:{key.start_mark.line + 1}: key {_dotted(here)!r} is given twice")
+            lines[here] = key.start_mark.line + 1
+            _collect(value, here, lines, name)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            _collect(value, (*at, index), lines, name)
+
+
+def _sentence(error: ErrorDetails, lines: dict[Location, int], name: str, model: type[BaseModel]) -> str:
+    # Discriminated unions put their tag into the location; the file has no such key, so keep what the file has.
+    at: Location = ()
+    for part in error["loc"]:
+        if (*at, part) in lines or part is error["loc"][-1]:
+            at = (*at, part)
+    known = at
+    while known and known not in lines:
+        known = known[:-1]
+    line = lines.get(known, 1)
+    what = _what(error, at, model)
+    return f"{name}:{line}: {_dotted(at) or 'top level'}: {what}"
+
+
+def _what(error: ErrorDetails, at: Location, model: type[BaseModel]) -> str:
+    if error["type"] == "extra_forbidden":
+        allowed = _fields(model, at[:-1])
+        close = difflib.get_close_matches(str(at[-1]), allowed, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        return f"unknown key{hint}" + (f" (allowed here: {', '.join(allowed)})" if allowed else "")
+    if error["type"] == "missing":
+        return "this key is required"
+    message = error["msg"].removeprefix("Value error, ")
+    given = error["input"]
+    shown = f", not {given!r}" if isinstance(given, str | int | float | bool | type(None)) else ""
+    return message[0].lower() + message[1:] + shown
+
+
+def _fields(model: type[BaseModel], at: Location) -> list[str]:
+    """Keys that the model allows at a place in the file; empty where that cannot be told from the types alone."""
+    current: Any = model
+    for part in at:
+        field = (
+            current.model_fields.get(str(part))
+            if isinstance(current, type) and issubclass(current, BaseModel)
+            else None
+        )
+        current = field.annotation if field is not None else None
+    if isinstance(current, type) and issubclass(current, BaseModel):
+        return [f.alias or n for n, f in current.model_fields.items()]
+    return []
+
+
+def _dotted(at: Location) -> str:
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in at).lstrip(".")

@@ -1,0 +1,81 @@
+"""The variance of an observed pass rate, and how many points become few.
+
+Real evaluation noise is two to three times binomial, so the binomial value is only a lower bound; the Rice estimate
+from successive differences needs no sample count. On a steep window Rice also contains the slope: an over-estimate,
+on the safe side. A variance that the caller states is taken as it is.
+"""
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from controlplane.forecast.law import Array
+
+MIN_DIFFERENCES = 3
+MAX_POINTS = 100
+NORMAL_MEDIAN = 0.6745
+"""Median of |z| for a standard normal: turns a median difference into a standard deviation."""
+
+
+class Point(NamedTuple):
+    """One evaluation. `variance` is the full variance if known; `samples` the effective number of samples if known."""
+
+    compute: float
+    pass_rate: float
+    variance: float | None = None
+    samples: float | None = None
+
+
+def binomial(pass_rate: float, samples: float) -> float:
+    """Sampling variance of a mean of `samples` outcomes; the floor 0.02 keeps a rate of 0 or 1 from looking certain."""
+    return max(pass_rate * (1.0 - pass_rate), 0.02) / samples
+
+
+def rice(pass_rates: Sequence[float]) -> float:
+    """Variance from successive differences: the mean of a least-squares and a robust (median) estimate."""
+    y = np.asarray(pass_rates, dtype=float)
+    d = np.diff(y)
+    if len(d) < MIN_DIFFERENCES:
+        return float(np.var(y)) + 1e-6
+    robust = float(np.median(np.abs(d))) / NORMAL_MEDIAN
+    return max((float(np.mean(d * d)) / 2.0 + robust**2 / 2.0) / 2.0, 1e-8)
+
+
+def variances(points: Sequence[Point]) -> list[float]:
+    """Variance of every point: as stated, otherwise the larger of binomial (if `samples` is known) and Rice."""
+    if all(p.variance is not None for p in points):
+        return [p.variance for p in points if p.variance is not None]
+    common = rice([p.pass_rate for p in points])
+    return [
+        p.variance
+        if p.variance is not None
+        else max(common, binomial(p.pass_rate, p.samples) if p.samples is not None else 0.0)
+        for p in points
+    ]
+
+
+def condense(points: Sequence[Point], changes: Sequence[float], limit: int = MAX_POINTS) -> tuple[Array, Array, Array]:
+    """Compute, pass rate and variance, shape (n,) each; above `limit` points merged into bins of equal count.
+
+    A bin never straddles a change-point, so `n <= limit + len(changes)`.
+    """
+    c = np.array([p.compute for p in points], dtype=float)
+    y = np.array([p.pass_rate for p in points], dtype=float)
+    v = np.array(variances(points), dtype=float)
+    if len(points) <= limit:
+        return c, y, v
+    keys = [(i * limit // len(points), bisect_left(changes, p.compute)) for i, p in enumerate(points)]
+    starts = [i for i, key in enumerate(keys) if i == 0 or key != keys[i - 1]]
+    weight = 1.0 / v
+    total = np.add.reduceat(weight, starts)
+    return np.add.reduceat(c * weight, starts) / total, np.add.reduceat(y * weight, starts) / total, 1.0 / total
+
+
+def origin_shift(computes: Array, budget: float) -> float:
+    """Compute added to every point so that the logarithm exists: 0, or the first spacing if the first point is at 0."""
+    if len(computes) == 0 or computes[0] > 0.0:
+        return 0.0
+    later = computes[computes > computes[0]]
+    return float(later[0] - computes[0]) if len(later) else 0.01 * budget

@@ -7,7 +7,7 @@
       steps.jsonl  evals.jsonl  events.jsonl  ledger.jsonl      the trainer's own append-only record
       checkpoints/          one directory each, manifest.json last
       control/              key (0600) · desired.json <- controller · observed.json <- agent · control.jsonl acks
-      controller/           journal.db · samples.db · target.json of the controller's exporter
+      controller/           journal.db · target.json of the controller's exporter
       trainer.log  controller.log  report.html
 
 Every JSON document is replaced atomically; every JSONL file is only ever appended to, one whole line at a time.
@@ -104,10 +104,6 @@ class RunDir:
     @property
     def journal(self) -> Path:
         return self.controller / "journal.db"
-
-    @property
-    def samples(self) -> Path:
-        return self.controller / "samples.db"
 
     @property
     def controller_target(self) -> Path:

@@ -20,10 +20,6 @@ class FileError(ValueError):
     """A file that a person wrote is wrong. The message is one line, meant for the terminal; commands exit with 2."""
 
 
-class _Lines(yaml.SafeLoader):
-    """SafeLoader that remembers the line of every key and refuses duplicate keys."""
-
-
 def load(path: Path, model: type[M]) -> M:
     """Read `path` and validate it against `model`.
 
@@ -40,11 +36,11 @@ def load(path: Path, model: type[M]) -> M:
 def parse(text: str, model: type[M], name: str = "<text>") -> M:
     """As `load`, from a string; `name` stands where the file name would."""
     try:
-        node = yaml.compose(text, Loader=_Lines)
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
         lines: dict[Location, int] = {}
         if node is not None:
             _collect(node, (), lines, name)
-        data = yaml.load(text, Loader=_Lines)
+        data = yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise FileError(f"{name}:{line}: not valid YAML: {error.problem or error}") from None
@@ -53,7 +49,9 @@ def parse(text: str, model: type[M], name: str = "<text>") -> M:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        raise FileError(_sentence(error.errors()[0], lines, name, model)) from None
+        # A misspelt key also makes the right one missing; the misspelling is what the person has to see.
+        first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+        raise FileError(_sentence(first, lines, name, model)) from None
 
 
 def _collect(node: yaml.Node, at: Location, lines: dict[Location, int], name: str) -> None:

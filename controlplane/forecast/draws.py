@@ -48,7 +48,9 @@ def _normals(count: int, dimensions: int) -> Array:
 def _shuffle(count: int) -> Array:
     """Positions of systematic resampling in an order that does not follow the low-discrepancy sequences."""
     t = (np.arange(count) + 0.5) / count
-    return t[np.argsort((GOLDEN * np.arange(count)) % 1.0, kind="stable")]
+    shuffled: Array = t[np.argsort((GOLDEN * np.arange(count)) % 1.0, kind="stable")]
+    shuffled.setflags(write=False)
+    return shuffled
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,9 +73,14 @@ class Draws:
     def at(self, u: float) -> Array:
         """Mean pass rate at log compute `u` at or after the last point, shape (N,), clipped to [0, 1]."""
         x = regressors(u, self.b, self.log_mid, self.changes)
+        value: Array = np.clip(np.einsum("pn,pn->n", x, self.beta) + self.discrepancy(u), 0.0, 1.0)
+        return value
+
+    def discrepancy(self, u: float) -> Array:
+        """The level g at log compute `u` at or after the last point, (N,): what the run adds to the law."""
         ahead = 0.0 if self.last_u is None else max(0.0, u - self.last_u)
-        noise = np.sqrt(self.level_var + self.kappa**2 * ahead) * self.level_z
-        return np.clip(np.einsum("pn,pn->n", x, self.beta) + self.level + noise, 0.0, 1.0)
+        value: Array = self.level + np.sqrt(self.level_var + self.kappa**2 * ahead) * self.level_z
+        return value
 
     def current_law(self) -> tuple[Array, Array]:
         """(base, slope), (N,) each: after the last change-point the law is `base + slope s`."""

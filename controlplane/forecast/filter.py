@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from controlplane.forecast.grid import Grid
-from controlplane.forecast.law import Array, regressors
+from controlplane.forecast.law import regressors
 
 
 class Filter:

@@ -7,6 +7,7 @@
 The defaults come from 176 published runs of 22 families (docs/forecast.md); changing them changes the calibration.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,15 +45,15 @@ class Grid:
 
 def make_grid(budget: float, shape: tuple[int, int] = (16, 32)) -> Grid:
     """The default grid for a run that ends at `budget`; `shape` is the number of values of (B, C_mid)."""
-    log_b = np.linspace(*np.log(B_RANGE), shape[0])
-    log_mid = np.linspace(*(np.log(MID_RANGE) + np.log(budget)), shape[1])
+    log_b = np.linspace(math.log(B_RANGE[0]), math.log(B_RANGE[1]), shape[0])
+    log_mid = np.linspace(math.log(MID_RANGE[0] * budget), math.log(MID_RANGE[1] * budget), shape[1])
     cell_b, cell_mid = (axis.ravel() for axis in np.meshgrid(log_b, log_mid, indexing="ij"))
     phi_weight = np.exp(-0.5 * (np.log(PHI) / PHI_SPREAD) ** 2)
     phi_weight /= phi_weight.sum()
     return Grid(
         b=np.exp(cell_b),
         log_mid=cell_mid,
-        log_cell=-0.5 * ((cell_b - np.log(B_CENTRE)) / B_SPREAD) ** 2 - np.log(shape[1]),
+        log_cell=-0.5 * ((cell_b - np.log(B_CENTRE)) / B_SPREAD) ** 2,
         step_b=float(log_b[1] - log_b[0]),
         step_mid=float(log_mid[1] - log_mid[0]),
         kappa=np.repeat(KAPPA, len(PHI)),

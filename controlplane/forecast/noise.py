@@ -73,9 +73,8 @@ def condense(points: Sequence[Point], changes: Sequence[float], limit: int = MAX
     return np.add.reduceat(c * weight, starts) / total, np.add.reduceat(y * weight, starts) / total, 1.0 / total
 
 
-def origin_shift(computes: Array, budget: float) -> float:
+def origin_shift(computes: Sequence[float], budget: float) -> float:
     """Compute added to every point so that the logarithm exists: 0, or the first spacing if the first point is at 0."""
-    if len(computes) == 0 or computes[0] > 0.0:
+    if not computes or computes[0] > 0.0:
         return 0.0
-    later = computes[computes > computes[0]]
-    return float(later[0] - computes[0]) if len(later) else 0.01 * budget
+    return next((c for c in computes if c > 0.0), 0.01 * budget)

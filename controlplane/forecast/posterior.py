@@ -7,6 +7,7 @@ Cholesky factors are written out over whole arrays: a library call per 2 x 2 cel
 Evidences ignore the truncation of (R0, A): a small bias near the bounds.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -75,3 +76,12 @@ def posteriors(state: Filter) -> list[Posterior]:
     numbers = range(len(state.changes))
     subsets = [subset for size in range(len(state.changes) + 1) for subset in combinations(numbers, size)]
     return [posterior(state, (0, 1, *(2 + 2 * j + e for j in subset for e in (0, 1)))) for subset in subsets]
+
+
+def change_probabilities(models: Sequence[Posterior]) -> tuple[float, ...]:
+    """Posterior probability of each change-point, from the evidences of all subsets at even prior odds."""
+    log_odds = np.array([model.log_evidence for model in models])
+    share = np.exp(log_odds - log_odds.max())
+    share /= share.sum()
+    changes = range((len(models[-1].rows) - 2) // 2)
+    return tuple(float(share[[2 + 2 * j in model.rows for model in models]].sum()) for j in changes)

@@ -1,0 +1,11 @@
+"""The agent: lives inside a trainer's process on rank 0, shows its metrics and applies what a controller asks for.
+
+Imports the contract, the standard library, pydantic and prometheus_client, and nothing else.
+"""
+
+from controlplane.agent.agent import Agent
+from controlplane.agent.boundary import BoundaryState, Directive
+from controlplane.agent.guardrails import Bounds, GuardRails
+from controlplane.agent.mailbox import DirectoryMailbox, Mailbox, read_key
+
+__all__ = ["Agent", "BoundaryState", "Bounds", "Directive", "DirectoryMailbox", "GuardRails", "Mailbox", "read_key"]

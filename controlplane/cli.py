@@ -1,0 +1,179 @@
+"""One command: `scalerl`.
+
+The trainer's commands arrive as plug-ins (entry points of the group `scalerl.commands`), so that the controller never
+imports a trainer. Exit codes: 0 done, 1 something failed while running, 2 what the user gave is wrong and nothing was done.
+"""
+
+import logging
+import signal
+import sys
+import threading
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from controlplane.contract.rundir import RunDir
+from controlplane.contract.yamlfile import FileError
+from controlplane.journal import Journal, JournalError
+from controlplane.loop import ControlError, Controller
+from controlplane.policy import Autonomy, find, parse
+from controlplane.sources import MetricSource, PrometheusSource, ScrapeSource
+
+app = typer.Typer(
+    name="scalerl",
+    help="Control plane for reinforcement-learning runs: know where a run will end, notice that it goes bad, act within written limits.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, as the trainer made it.")]
+
+
+@app.command()
+def control(
+    run: RunArgument,
+    policy: Annotated[str, typer.Option(help="Policy file, or the name of a shipped policy.")] = "observe",
+    at_most: Annotated[
+        str, typer.Option(help="Go no further than this, whatever the policy says: observe, advise or act.")
+    ] = "act",
+    interval: Annotated[float, typer.Option(min=0.05, help="Seconds between two looks at the run.")] = 15.0,
+    prometheus: Annotated[
+        str, typer.Option(metavar="URL", help="Read metrics from this Prometheus server instead of the trainer itself.")
+    ] = "",
+    port: Annotated[
+        int, typer.Option(help="Port of the controller's own /metrics, on loopback; 0 takes a free one.")
+    ] = 0,
+) -> None:
+    """Attach a controller to a running trainer.
+
+    It looks at the run, judges, forecasts its end, and acts as far as the policy allows. Kill it at any time: the
+    trainer goes on unchanged, and the next start carries on from the journal. It ends when the run has ended.
+    """
+    name, text = find(policy)
+    checked = parse(text, name)
+    if at_most not in Autonomy.__members__:
+        raise FileError(f"--at-most: must be one of {', '.join(Autonomy.__members__)}, not {at_most!r}")
+    if not run.is_dir():
+        raise FileError(f"{run}: there is no such run directory")
+    rundir = RunDir(run)
+    source: MetricSource = ScrapeSource(rundir.target)
+    if prometheus:
+        source = PrometheusSource(prometheus, rundir.read_info().name)
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    _wait_for_trainer(rundir, stop)
+    journal = Journal(rundir.journal)
+    controller = Controller(rundir, checked.capped(Autonomy[at_most]), text, source, journal)
+    controller.attach()
+    bound = controller.export(port)
+    logging.getLogger("controller").info(
+        "looks at %s every %g s; metrics on http://127.0.0.1:%d/metrics", run, interval, bound
+    )
+    try:
+        controller.run(interval, stop)
+    finally:
+        journal.close()
+
+
+def _wait_for_trainer(rundir: RunDir, stop: threading.Event) -> None:
+    told = False
+    while not (rundir.info.exists() and rundir.observed.exists()) and not stop.wait(0.2):
+        if not told:
+            logging.getLogger("controller").info("waits for a trainer in %s", rundir.root)
+            told = True
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="One run directory, or several to compare.")],
+    out: Annotated[Path | None, typer.Option(help="File to write; default RUN/report.html.")] = None,
+) -> None:
+    """Write a self-contained HTML report: curves, the forecast against what came, interventions and their worth."""
+    from controlplane.report import write
+
+    for run in runs:
+        if not (run / "run.json").exists():
+            raise FileError(f"{run}: is not a run directory (it has no run.json)")
+    target = out or RunDir(runs[0]).report
+    write(runs, target)
+    typer.echo(str(target))
+
+
+@app.command()
+def watch(run: RunArgument) -> None:
+    """Show a run in the terminal while it goes on: pass rate, forecast, vital signs, decisions. Ctrl-C leaves it running."""
+    from controlplane.view import watch as watch_run
+
+    if not run.is_dir():
+        raise FileError(f"{run}: there is no such run directory")
+    stop = threading.Event()
+    signal.signal(signal.SIGINT, lambda *_: stop.set())
+    watch_run(run, stop)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the run directories.")] = Path("runs"),
+    seed: Annotated[int, typer.Option(help="Seed of model, data and sampling.")] = 1,
+    fault: Annotated[bool, typer.Option(help="Multiply the learning rate part-way, as a person's typo would.")] = True,
+    at_most: Annotated[str, typer.Option(help="Autonomy of the controller: observe, advise or act.")] = "act",
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Three runs: guarded, only observed, and without the fault; one report.")
+    ] = False,
+) -> None:
+    """A real RL run of a tiny model under a real controller, on this machine, in a few minutes.
+
+    Part-way the learning rate is multiplied by ten. The controller, which knows nothing of it, has to notice and to
+    bring the run back. Ctrl-C stops cleanly; the same command goes on from the checkpoint.
+    """
+    from controlplane.demo import run_compare, run_demo
+
+    if at_most not in Autonomy.__members__:
+        raise FileError(f"--at-most: must be one of {', '.join(Autonomy.__members__)}, not {at_most!r}")
+    raise typer.Exit(run_compare(out, seed) if compare else run_demo(out, seed, fault=fault, at_most=at_most))
+
+
+policy_app = typer.Typer(help="Check and show policies.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(policy_app, name="policy")
+
+
+@policy_app.command("check")
+def policy_check(policy: Annotated[str, typer.Argument(help="Policy file, or the name of a shipped policy.")]) -> None:
+    """Check a policy; prints one line and exits with 2 if anything is wrong with it."""
+    name, text = find(policy)
+    checked = parse(text, name)
+    may = ", ".join(f"{family.value}: {level.name}" for family, level in checked.autonomy.items()) or "observe only"
+    typer.echo(f"{name}: fine. {len(checked.detectors)} detectors, {len(checked.rules)} rules; {may}")
+
+
+@policy_app.command("show")
+def policy_show(
+    policy: Annotated[str, typer.Argument(help="Name of a shipped policy, or a file.")] = "observe",
+) -> None:
+    """Print a shipped policy, to start your own from."""
+    typer.echo(find(policy)[1], nl=False)
+
+
+def main() -> None:
+    """Entry point of the `scalerl` command."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for plugin in entry_points(group="scalerl.commands"):
+        app.command(plugin.name)(plugin.load())
+    try:
+        app()
+    except FileError as error:
+        typer.echo(str(error), err=True)
+        sys.exit(2)
+    except (ControlError, JournalError, OSError) as error:
+        typer.echo(str(error), err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,9 @@
+"""Policy x snapshot x what happened before -> decision. Pure: replaying the snapshots gives the same decisions."""
+
+from controlplane.decide.decision import Change, Decision, Kind
+from controlplane.decide.evaluator import Evaluator
+from controlplane.decide.judgement import ForecastView, Judgement
+from controlplane.decide.rules import decide
+from controlplane.decide.standing import Standing
+
+__all__ = ["Change", "Decision", "Evaluator", "ForecastView", "Judgement", "Kind", "Standing", "decide"]

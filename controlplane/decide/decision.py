@@ -1,0 +1,72 @@
+"""A decision: what is to be done about one look at the run, and why. "Nothing" is a decision too."""
+
+import hashlib
+from enum import StrEnum
+
+from pydantic import BaseModel, ConfigDict
+
+from controlplane.contract.documents import Action, Setting, Target
+
+
+class Kind(StrEnum):
+    """nothing: all is well. hold: something is missing or in the way. observe and advise: a rule holds, but autonomy goes no
+    further. act: published to the trainer. page: a person is needed. verdict: what an earlier action was worth."""
+
+    nothing = "nothing"
+    hold = "hold"
+    observe = "observe"
+    advise = "advise"
+    act = "act"
+    page = "page"
+    verdict = "verdict"
+
+
+class Change(BaseModel):
+    """What the trainer is asked to do."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    action: Action = Action.none
+    target: Target | None = None
+    set: dict[str, Setting] = {}
+
+    def sentence(self) -> str:
+        """For people: "roll back to step 100 and set lr_scale x 0.5"."""
+        parts = []
+        if self.target is not None:
+            parts.append(f"roll back to step {self.target.step}")
+        elif self.action is not Action.none:
+            parts.append(self.action.value)
+        for name, setting in self.set.items():
+            parts.append(
+                f"set {name} to {setting.value:g}" if setting.value is not None else f"set {name} x {setting.scale:g}"
+            )
+        return " and ".join(parts) or "nothing"
+
+
+class Decision(BaseModel):
+    """One decision. `decision_id` is set when it is addressed to the trainer and is the key of idempotency."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
+
+    kind: Kind
+    reason: str
+    """One sentence that a person on call understands."""
+    step: int | None = None
+    branch: int = 0
+    rule: str | None = None
+    change: Change | None = None
+    onset: int | None = None
+    """Step at which the trouble is thought to have begun."""
+    decision_id: str | None = None
+    generation: int | None = None
+    base_generation: int | None = None
+    expires_at_step: int | None = None
+    evidence: dict[str, float] = {}
+    helped: bool | None = None
+    """Only of a verdict."""
+
+
+def decision_id(run_uid: str, generation: int, rule: str, branch: int, step: int) -> str:
+    """Id of a decision, the same each time it is made again from the journal."""
+    return hashlib.sha256(f"{run_uid}/{generation}/{rule}/{branch}/{step}".encode()).hexdigest()[:16]

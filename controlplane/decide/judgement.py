@@ -1,0 +1,58 @@
+"""What a look at the run means: findings of every detector, the forecast, and whether the data may be used at all."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import sqrt
+
+from pydantic import BaseModel, ConfigDict
+
+from controlplane.detect import Finding
+
+
+class ForecastView(BaseModel):
+    """A forecast as journaled and shown. Compute is in the axis of the policy (steps or GPU-seconds)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
+
+    step: int
+    branch: int
+    compute: float
+    """Compute of the newest evaluation used."""
+    budget: float
+    """Compute at which the run ends."""
+    points: int
+    quantiles: dict[str, float]
+    """Pass rate at the budget, by quantile."""
+    band: tuple[tuple[float, float, float, float], ...]
+    """(compute, q10, q50, q90) from here to the budget, for the picture."""
+    refused: bool
+    reason: str = ""
+    target: float | None = None
+    target_probability: float | None = None
+    parameters: dict[str, tuple[float, float, float]] = {}
+    """q10, q50, q90 of A, B, C_mid and R0."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The input of a decision, beside policy and standing."""
+
+    step: int | None
+    branch: int
+    findings: Mapping[str, Finding]
+    stale: str = ""
+    """One sentence when the data are missing or too old to act on."""
+    forecast: ForecastView | None = None
+    forecast_is_new: bool = False
+    recent: tuple[tuple[int, float, float], ...] = ()
+    """(progress, pass rate, samples) of the newest readings."""
+
+    def pass_rate_since(self, progress: int) -> tuple[float, float] | None:
+        """Mean pass rate over the readings after `progress` and the margin of its comparison; None without readings."""
+        rows = [(value, n) for at, value, n in self.recent if at > progress]
+        samples = sum(n for _, n in rows)
+        if not rows or samples <= 0:
+            return None
+        mean = sum(value * n for value, n in rows) / samples
+        # Completions of one prompt are alike: a design effect of 4 on the binomial error, and never below .03.
+        return mean, max(0.03, 2 * sqrt(4 * max(mean * (1 - mean), 0.02) / samples))

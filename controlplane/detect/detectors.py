@@ -1,0 +1,222 @@
+"""Streaming detectors: readings of one signal in, one finding out.
+
+Four outcomes, never mixed up: `ok`, `breach`, `inconclusive` (too little evidence yet, or grace after a rollback) and
+`error` (the value is NaN or missing where it should be). Only a breach can be a key of a rule.
+
+Figures in the docstrings: false alarms and delays under N(0,1) and t3 noise, from simulation and 18 public traces;
+`bench/detectors.py` prints them for this code.
+"""
+
+import statistics
+from collections import deque
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from itertools import islice
+from math import isfinite, log, nan, sqrt
+from typing import Protocol
+
+from controlplane.detect.signals import Reading
+from controlplane.policy.models import Cusum, RobustZ, Streak, Threshold
+from controlplane.policy.models import Detector as Config
+
+_MAD_TO_SD = 1.4826  # of a normal distribution
+_SCALE_FLOOR = 0.05  # a signal that barely moved so far must not make a small change look huge
+_Z_CLIP = 3.0  # one wild reading may not carry a sum over its limit alone
+
+
+class Outcome(StrEnum):
+    ok = "ok"
+    breach = "breach"
+    inconclusive = "inconclusive"
+    error = "error"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a detector says after its newest reading."""
+
+    outcome: Outcome
+    statistic: float = nan
+    threshold: float = nan
+    onset: int | None = None
+    """Step of the last reading before the breach began; a rollback should go behind it."""
+    detail: str = ""
+
+
+class Detector(Protocol):
+    """Fed with every new reading of its signal, in order."""
+
+    def update(self, reading: Reading) -> Finding: ...
+
+    def rewind(self, step: int) -> None:
+        """The run went back to `step`: forget what came after, keep what the lineage still has."""
+        ...
+
+
+def build(config: Config) -> Detector | None:
+    """The detector of a policy entry; None for a stall, which is judged by the clock and not by readings."""
+    match config:
+        case Cusum():
+            return _Cusum(config)
+        case RobustZ():
+            return _RobustZ(config)
+        case Threshold():
+            return _Threshold(config)
+        case Streak():
+            return _Streak(config)
+    return None
+
+
+class _Baseline:
+    """Recent past of a signal: median and robust spread of `window` readings that ended `lag` readings ago.
+
+    The lag keeps the beginning of a fault out of the baseline that it is compared with.
+    """
+
+    def __init__(self, window: int, lag: int, min_readings: int, transform: str) -> None:
+        self._past: deque[tuple[int, float]] = deque(maxlen=window + lag)
+        self._window, self._lag, self._min, self._log = window, lag, min_readings, transform == "log"
+
+    def z(self, reading: Reading) -> float | None:
+        """Robust z of a reading, which then becomes past itself; None while there is too little past."""
+        value = log(max(reading.value, 1e-12)) if self._log else reading.value
+        z = None
+        usable = max(0, len(self._past) - self._lag)
+        if usable >= self._min:
+            window = [v for _, v in islice(self._past, usable)][-self._window :]
+            middle = statistics.median(window)
+            spread = _MAD_TO_SD * statistics.median(abs(v - middle) for v in window)
+            z = (value - middle) / max(spread, self._floor(reading, middle))
+        self._past.append((reading.step, value))
+        return z
+
+    def _floor(self, reading: Reading, middle: float) -> float:
+        if self._log or not isfinite(reading.n):
+            return _SCALE_FLOOR
+        # A proportion cannot be known better than its binomial error.
+        return max(sqrt(max(middle * (1 - middle), 0.02) / reading.n), 1e-3)
+
+    def rewind(self, step: int) -> None:
+        kept = [(s, v) for s, v in self._past if s <= step]
+        self._past.clear()
+        self._past.extend(kept)
+
+
+class _Cusum:
+    """See `policy.models.Cusum`. ARL0 about 350,000 (normal) and 48,000 (t3) readings at k 1, h 8; 2 sigma in about 5."""
+
+    def __init__(self, config: Cusum) -> None:
+        self._config = config
+        self._sign = -1.0 if config.side == "low" else 1.0
+        self._baseline = _Baseline(config.window, config.lag, config.min_readings, config.transform)
+        self._sum = 0.0
+        self._onset: int | None = None
+        self._last_step: int | None = None
+
+    def update(self, reading: Reading) -> Finding:
+        if not isfinite(reading.value):
+            return Finding(Outcome.error, nan, self._config.h, detail="the signal is not a number")
+        z = self._baseline.z(reading)
+        if z is None:
+            self._last_step = reading.step
+            return Finding(Outcome.inconclusive, nan, self._config.h, detail="learning what is usual")
+        before = self._sum
+        self._sum = max(0.0, before + self._sign * max(-_Z_CLIP, min(_Z_CLIP, z)) - self._config.k)
+        if self._sum == 0.0:
+            self._onset = None
+        elif before == 0.0:
+            self._onset = self._last_step
+        self._last_step = reading.step
+        breach = self._sum > self._config.h
+        detail = f"{reading.value:.3g}, {abs(z):.1f} spreads {'below' if z < 0 else 'above'} its recent median"
+        return Finding(Outcome.breach if breach else Outcome.ok, self._sum, self._config.h, self._onset, detail)
+
+    def rewind(self, step: int) -> None:
+        self._baseline.rewind(step)
+        self._sum, self._onset, self._last_step = 0.0, None, step
+
+
+class _Persistent:
+    """Counts readings in a row over a limit; subclasses say what the statistic is."""
+
+    def __init__(self, consecutive: int, threshold: float, below: bool = False) -> None:
+        self._consecutive, self._threshold, self._below = consecutive, threshold, below
+        self._row = 0
+        self._onset: int | None = None
+        self._last_step: int | None = None
+
+    def _judge(self, statistic: float, step: int, detail: str) -> Finding:
+        over = statistic < self._threshold if self._below else statistic > self._threshold
+        if not over:
+            self._row, self._onset = 0, None
+        else:
+            if self._row == 0:
+                self._onset = self._last_step
+            self._row += 1
+        self._last_step = step
+        breach = self._row >= self._consecutive
+        if over and not breach:
+            detail += f" ({self._row} of {self._consecutive} in a row)"
+        return Finding(Outcome.breach if breach else Outcome.ok, statistic, self._threshold, self._onset, detail)
+
+    def rewind(self, step: int) -> None:
+        self._row, self._onset, self._last_step = 0, None, step
+
+
+class _RobustZ(_Persistent):
+    """See `policy.models.RobustZ`. ARL0 170,000 readings under AR(.3), 5,700 under t3; 4 sigma in 2; single spikes ignored."""
+
+    def __init__(self, config: RobustZ) -> None:
+        super().__init__(config.consecutive, config.above)
+        self._baseline = _Baseline(config.window, config.lag, config.min_readings, config.transform)
+
+    def update(self, reading: Reading) -> Finding:
+        if not isfinite(reading.value):
+            # A step without an update has no gradient norm: no evidence, and no reset of what was seen before.
+            return Finding(Outcome.inconclusive, nan, self._threshold, self._onset, "no value in this step")
+        z = self._baseline.z(reading)
+        if z is None:
+            return Finding(Outcome.inconclusive, nan, self._threshold, detail="learning what is usual")
+        return self._judge(z, reading.step, f"{reading.value:.3g}, z {z:.1f}")
+
+    def rewind(self, step: int) -> None:
+        super().rewind(step)
+        self._baseline.rewind(step)
+
+
+class _Threshold(_Persistent):
+    """See `policy.models.Threshold`. At a true truncation of 8 % a single batch of 128 exceeds 10 % about one time in five;
+    three in a row about one time in a hundred."""
+
+    def __init__(self, config: Threshold) -> None:
+        limit = config.above if config.above is not None else config.below
+        assert limit is not None
+        super().__init__(config.consecutive, limit, below=config.below is not None)
+
+    def update(self, reading: Reading) -> Finding:
+        if not isfinite(reading.value):
+            return Finding(Outcome.error, nan, self._threshold, detail="the signal is not a number")
+        return self._judge(reading.value, reading.step, f"{reading.value:.3g}")
+
+
+class _Streak:
+    """Non-finite steps in a row. Deterministic: no false alarms, no delay beyond the streak itself."""
+
+    def __init__(self, config: Streak) -> None:
+        self._steps = config.steps
+        self._row = 0.0
+        self._onset: int | None = None
+        self._last_good: int | None = None
+
+    def update(self, reading: Reading) -> Finding:
+        if reading.value < reading.n:  # at least one finite step since the last look ends the streak
+            self._row, self._last_good, self._onset = 0.0, reading.step, None
+        if reading.value > 0:
+            self._row += reading.value
+            self._onset = self._last_good
+        breach = self._row >= self._steps
+        finding = Finding(Outcome.breach if breach else Outcome.ok, self._row, self._steps, self._onset)
+        return replace(finding, detail=f"{self._row:.0f} non-finite steps in a row")
+
+    def rewind(self, step: int) -> None:
+        self._row, self._onset, self._last_good = 0.0, None, step

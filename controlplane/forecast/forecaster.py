@@ -1,0 +1,177 @@
+"""Forecast of a run's pass rate at its compute budget, with honest uncertainty, from the points seen so far.
+
+    observe, intervene -> points -> variances -> filter -> posteriors (one per change-point subset) -> draws
+                                                                                  -> forecast, parameters, advice
+
+Invariants: deterministic to the bit (no clock, no generator, no state outside the object); streaming gives exactly
+what a refit gives, because a point whose variance estimate has moved triggers one; bad input raises and changes nothing.
+"""
+
+import math
+from bisect import insort
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from controlplane.forecast.advice import Advice, advise
+from controlplane.forecast.calibration import refusal
+from controlplane.forecast.draws import Draws, draw
+from controlplane.forecast.filter import Filter
+from controlplane.forecast.grid import make_grid
+from controlplane.forecast.law import Array
+from controlplane.forecast.noise import Point, condense, origin_shift
+from controlplane.forecast.posterior import change_probabilities, posteriors
+from controlplane.forecast.result import Distribution, Forecast, Parameters
+
+MAX_CHANGES = 3
+"""Change-points kept: the latest. Older ones are left to the random walk, so the cost of a forecast stays bounded."""
+
+FIRST_GLANCE = 0.01
+"""Share of the budget at which gains are stated while nothing has been observed (the verdict is refused anyway)."""
+
+
+class Change(NamedTuple):
+    """A known change of regime and the posterior probability that it changed the curve (Bayes factor, even odds)."""
+
+    compute: float
+    probability: float
+
+
+class Forecaster:
+    """Exact grid posterior of the ScaleRL law with a random-walk discrepancy (docs/forecast.md)."""
+
+    def __init__(self, budget: float, *, grid: tuple[int, int] = (16, 32), draws: int = 4096) -> None:
+        """`budget`: compute at which the run would end, any unit; `grid`: number of values of (B, C_mid)."""
+        self.budget = _positive("budget", budget)
+        if min(grid) < 2 or draws < 64:
+            raise ValueError(f"forecaster: grid {grid} and {draws} draws given; allowed are 2 x 2 and 64 or more")
+        self._grid = make_grid(self.budget, grid)
+        self._count = draws
+        self._points: list[Point] = []
+        self._changes: list[float] = []
+        self._filter: Filter | None = None
+        self._absorbed: Array = np.zeros((0, 3))
+        self._shift = 0.0
+        self._draws: Draws | None = None
+        self._probabilities: tuple[float, ...] = ()
+
+    @property
+    def points(self) -> tuple[Point, ...]:
+        """Every observed point, in order."""
+        return tuple(self._points)
+
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        """The change-points that the forecast carries, at most `MAX_CHANGES`, in order."""
+        self._posterior_draws()
+        return tuple(map(Change, self._changes[-MAX_CHANGES:], self._probabilities))
+
+    def observe(
+        self, compute: float, pass_rate: float, variance: float | None = None, *, samples: float | None = None
+    ) -> None:
+        """Add one evaluation; compute must not decrease.
+
+        `variance`: the full variance of the point, taken as it is. `samples`: effective number of samples (prompts x
+        generations on a fixed held-out set, prompts where they are fresh); the larger of binomial and Rice is used.
+        """
+        _compute("observe", compute)
+        if self._points and compute < self._points[-1].compute:
+            raise ValueError(
+                f"observe: compute {compute:g} is less than the last point's {self._points[-1].compute:g}; "
+                "points must arrive in order of compute"
+            )
+        if not 0.0 <= pass_rate <= 1.0:
+            raise ValueError(f"observe: pass rate {pass_rate} at compute {compute:g} is not in [0, 1]")
+        if variance is not None:
+            _positive(f"observe: variance at compute {compute:g}", variance)
+        if samples is not None:
+            _positive(f"observe: samples at compute {compute:g}", samples)
+        self._points.append(Point(float(compute), float(pass_rate), variance, samples))
+        self._draws = None
+
+    def intervene(self, compute: float) -> None:
+        """Tell of a known change of regime: points after `compute` may follow another level and gain. Idempotent."""
+        _compute("intervene", compute)
+        if compute not in self._changes:
+            insort(self._changes, float(compute))
+            self._filter = self._draws = None
+
+    def forecast(self, computes: Sequence[float]) -> Forecast:
+        """Mean pass rate at each compute, at or after the last point. One refused horizon refuses the whole answer."""
+        last = self._points[-1].compute if self._points else 0.0
+        for c in computes:
+            if not _compute("forecast", c) >= last:
+                raise ValueError(f"forecast: compute {c:g} lies before the last observed point at {last:g}")
+        if len(computes) == 0:
+            raise ValueError("forecast: no compute given; at least one is needed")
+        draws = self._posterior_draws()
+        horizon = np.array(computes, dtype=float)
+        values = np.array([draws.at(self._log(c)) for c in horizon])
+        low, high = np.quantile(values, [0.1, 0.9], axis=1)
+        widest = int(np.argmax(high - low))
+        why = refusal(len(self._points), float((high - low)[widest]), float(draws.asymptote().std()), draws.reliable)
+        reason = why and (
+            f"Asymptote not identified yet: {why}; with 80 % probability the pass rate at compute "
+            f"{horizon[widest]:g} lies between {low[widest]:.2f} and {high[widest]:.2f}."
+        )
+        ratio = horizon / last if last > 0.0 else np.full(len(horizon), np.inf)
+        return Forecast(
+            horizon, values, values.mean(axis=1), values.std(axis=1), reason is not None, reason, np.maximum(ratio, 1.0)
+        )
+
+    def parameters(self) -> Parameters:
+        """Posterior of A, B, C_mid and R0; B and C_mid spread (in log) over their grid cell."""
+        draws = self._posterior_draws()
+        mid = np.maximum(np.exp(draws.spread_log_mid) - self._shift, 0.0)
+        return Parameters(*map(Distribution, (draws.asymptote(), draws.spread_b, mid, draws.beta[0])))
+
+    def advice(self, *, target: float, price_per_unit: float | None = None) -> Advice:
+        """Is it worth going on to the budget for pass rate `target`? Price is per unit of compute, any currency."""
+        if not 0.0 < target <= 1.0:
+            raise ValueError(f"advice: target {target} is not a pass rate in (0, 1]")
+        if price_per_unit is not None:
+            _positive("advice: price per unit", price_per_unit)
+        last = self._points[-1].compute if self._points else 0.0
+        return advise(
+            self._posterior_draws(),
+            self.forecast([max(self.budget, last)]),
+            here=last if last + self._shift > 0.0 else FIRST_GLANCE * self.budget,
+            shift=self._shift,
+            left=self.budget - last,
+            target=target,
+            price_per_unit=price_per_unit,
+        )
+
+    def _log(self, compute: float) -> float:
+        shifted = compute + self._shift
+        return math.log(shifted) if shifted > 0.0 else -math.inf
+
+    def _posterior_draws(self) -> Draws:
+        """Draws for the present points; while the old points keep their variance, only the new ones are absorbed."""
+        if self._draws is None:
+            table = np.column_stack(condense(self._points, self._changes))
+            shift = origin_shift([p.compute for p in self._points], self.budget)
+            known = len(self._absorbed)
+            if self._filter is None or shift != self._shift or not np.array_equal(table[:known], self._absorbed):
+                self._shift, known = shift, 0
+                self._filter = Filter(self._grid, [self._log(c) for c in self._changes[-MAX_CHANGES:]])
+            for compute, rate, variance in table[known:]:
+                self._filter.absorb(self._log(compute), rate, variance)
+            self._absorbed = table
+            models = posteriors(self._filter)
+            self._probabilities = change_probabilities(models)
+            self._draws = draw(self._filter, models, self._count)
+        return self._draws
+
+
+def _compute(where: str, compute: float) -> float:
+    if not (math.isfinite(compute) and compute >= 0.0):
+        raise ValueError(f"{where}: compute {compute} is not a finite number of at least 0")
+    return compute
+
+
+def _positive(what: str, value: float) -> float:
+    if not (math.isfinite(value) and value > 0.0):
+        raise ValueError(f"{what}: {value} is not a finite number above 0")
+    return float(value)

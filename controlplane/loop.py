@@ -1,0 +1,217 @@
+"""The reconcile loop: look at the run, judge, decide, write it down, publish, look again.
+
+    source + observed.json -> snapshot -> Evaluator -> decision -> journal (fsync) -> desired.json -> the trainer's agent
+
+Level-triggered: every look decides from what is true now and what the journal says was done. The controller holds no
+state that the journal does not have, so it may be killed at any point: killed before the journal line, nothing was
+decided; killed after it, the same document is published by the next start, and the agent applies a decision_id once.
+"""
+
+import hashlib
+import logging
+import platform
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from controlplane.contract.documents import Desired, Observed
+from controlplane.contract.rundir import RunDir, write_atomic
+from controlplane.decide import Decision, Evaluator, Judgement, Kind
+from controlplane.detect import SERIES
+from controlplane.journal import EntryKind, Journal
+from controlplane.policy import Policy
+from controlplane.snapshot import Snapshot
+from controlplane.sources import MetricSource, SourceError
+from controlplane.telemetry import Telemetry
+
+log = logging.getLogger("controller")
+
+
+class ControlError(Exception):
+    """The controller cannot go on; one sentence."""
+
+
+class Controller:
+    """Attached to one run. `tick` is one look; `run` repeats it."""
+
+    def __init__(
+        self,
+        rundir: RunDir,
+        policy: Policy,
+        policy_text: str,
+        source: MetricSource,
+        journal: Journal,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._rundir, self._policy, self._source, self._journal, self._clock = rundir, policy, source, journal, clock
+        self._evaluator = Evaluator(policy)
+        self._epoch = 0
+        self._telemetry: Telemetry | None = None
+        self._policy_text = policy_text
+
+    @property
+    def policy_hash(self) -> str:
+        """First 12 hex digits of the policy's content, comments left out."""
+        return hashlib.sha256(self._policy.model_dump_json().encode()).hexdigest()[:12]
+
+    def attach(self) -> None:
+        """Rebuild the state from the journal, fence older controllers, and publish again what still waits for an answer.
+
+        Publishing twice is harmless: the document names the incarnation that it was decided on, and the agent applies a
+        decision_id once.
+        """
+        run_uid = self._rundir.read_info().run_uid if self._rundir.info.exists() else ""
+        unanswered = self._recall(run_uid)
+        observed = self._observed([])
+        self._epoch = max(self._epoch, observed.epoch if observed else 0) + 1
+        body = {
+            "run_uid": run_uid,
+            "epoch": self._epoch,
+            "policy": self._policy.name,
+            "policy_hash": self.policy_hash,
+            "policy_text": self._policy_text,
+            "policy_json": self._policy.model_dump(mode="json"),
+            "version": version("scalerl"),
+            "python": platform.python_version(),
+        }
+        self._journal.append([(EntryKind.start, body)], self._clock())
+        log.info("epoch %d, policy %s (%s), %s", self._epoch, self._policy.name, self.policy_hash, self._autonomy())
+        if unanswered is not None:
+            self._publish(*unanswered)
+
+    def export(self, port: int = 0) -> int:
+        """Serve the controller's own metrics on loopback; the port."""
+        name = self._rundir.read_info().name if self._rundir.info.exists() else self._rundir.root.name
+        self._telemetry = Telemetry(self._rundir, self._policy, self.policy_hash, name, port)
+        return self._telemetry.port
+
+    def tick(self) -> tuple[Judgement, Decision]:
+        """One look. The decision is on disk before anything is published."""
+        snapshot = self._look()
+        started = time.perf_counter()
+        judgement, decision = self._evaluator.look(snapshot)
+        seconds = time.perf_counter() - started
+        self._journal.append([(EntryKind.look, _body(snapshot, judgement, decision))], snapshot.at)
+        if decision.kind is Kind.act:
+            self._publish(decision, snapshot.observed)
+        if self._telemetry is not None:
+            self._telemetry.record(snapshot, judgement, decision, seconds)
+        return judgement, decision
+
+    def run(self, interval: float, stop: threading.Event) -> None:
+        """Look every `interval` seconds until `stop` is set or the trainer has ended."""
+        told = ""
+        while not stop.is_set():
+            started = time.monotonic()
+            _, decision = self.tick()
+            if decision.reason != told and decision.kind is not Kind.nothing:
+                log.info("step %s %s: %s", decision.step, decision.kind.value, decision.reason)
+            told = decision.reason
+            if decision.kind is Kind.nothing and "has stopped" in decision.reason and self._ended():
+                break
+            stop.wait(max(0.0, interval - (time.monotonic() - started)))
+        self._journal.append(
+            [(EntryKind.stop, {"reason": "asked to stop" if stop.is_set() else "the run has ended"})], self._clock()
+        )
+        if self._telemetry is not None:
+            self._telemetry.close()
+
+    def _ended(self) -> bool:
+        observed = self._observed([])
+        return observed is not None and observed.step >= observed.planned_steps
+
+    def _look(self) -> Snapshot:
+        errors: list[str] = []
+        sampled_at, metrics = None, {}
+        try:
+            sample = self._source.read(SERIES)
+            sampled_at, metrics = sample.at, sample.values
+        except SourceError as error:
+            errors.append(str(error))
+        observed = self._observed(errors)
+        return Snapshot(
+            at=self._clock(), sampled_at=sampled_at, metrics=metrics, observed=observed, errors=tuple(errors)
+        )
+
+    def _observed(self, errors: list[str]) -> Observed | None:
+        path = self._rundir.observed
+        try:
+            return Observed.model_validate_json(path.read_bytes())
+        except OSError:
+            errors.append(f"{path} cannot be read: the trainer's agent has not written yet")
+        except ValidationError as error:
+            errors.append(f"{path} is not an observed document ({error.error_count()} errors)")
+        return None
+
+    def _recall(self, run_uid: str) -> tuple[Decision, Observed | None] | None:
+        """Feed the journal to the evaluator; the action that still waits for an answer, with what it was decided on."""
+        action: tuple[Decision, Observed | None] | None = None
+        count = 0
+        for entry in self._journal.entries():
+            if entry.kind is EntryKind.start:
+                if run_uid and entry.body["run_uid"] not in ("", run_uid):
+                    raise ControlError(f"{self._journal.path} belongs to run {entry.body['run_uid']}, not to {run_uid}")
+                self._epoch = max(self._epoch, int(entry.body["epoch"]))
+            elif entry.kind is EntryKind.look:
+                snapshot = Snapshot.model_validate(entry.body["snapshot"])
+                decision = Decision.model_validate(entry.body["decision"])
+                self._evaluator.recall(snapshot, decision)
+                action = (decision, snapshot.observed) if decision.kind is Kind.act else action
+                count += 1
+        if count:
+            log.info("carries on from %d looks in the journal", count)
+        return action if action and self._evaluator.standing.pending == action[0] else None
+
+    def _publish(self, decision: Decision, observed: Observed | None) -> None:
+        if observed is None or decision.change is None or decision.decision_id is None or decision.generation is None:
+            return
+        document = Desired(
+            run_uid=observed.run_uid,
+            incarnation=observed.incarnation,
+            epoch=self._epoch,
+            generation=decision.generation,
+            base_generation=decision.base_generation or 0,
+            decision_id=decision.decision_id,
+            issued_at=self._clock(),
+            expires_at_step=decision.expires_at_step or observed.step,
+            set=decision.change.set,
+            action=decision.change.action,
+            target=decision.change.target,
+            reason=decision.reason,
+            evidence=decision.evidence,
+        ).signed(_key(self._rundir.key))
+        body = {
+            "decision_id": document.decision_id,
+            "document": document.model_dump(mode="json", exclude={"signature"}),
+        }
+        self._journal.append([(EntryKind.published, body)], self._clock())
+        write_atomic(self._rundir.desired, document.model_dump_json(), durable=True)
+
+    def _autonomy(self) -> str:
+        if not self._policy.autonomy:
+            return "observes only"
+        return ", ".join(f"{family.value}: {level.name}" for family, level in self._policy.autonomy.items())
+
+
+def _key(path: Path) -> bytes:
+    try:
+        return bytes.fromhex(path.read_text().strip())
+    except (OSError, ValueError):
+        raise ControlError(f"{path} holds no key: changing a run needs the key that its trainer wrote") from None
+
+
+def _body(snapshot: Snapshot, judgement: Judgement, decision: Decision) -> dict[str, Any]:
+    body: dict[str, Any] = {
+        "snapshot": snapshot.model_dump(mode="json"),
+        "decision": decision.model_dump(mode="json"),
+        "findings": {name: {**asdict(f), "outcome": f.outcome.value} for name, f in judgement.findings.items()},
+    }
+    if judgement.forecast_is_new and judgement.forecast is not None:
+        body["forecast"] = judgement.forecast.model_dump(mode="json")
+    return body

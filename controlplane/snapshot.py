@@ -1,0 +1,41 @@
+"""What the controller saw in one look at a run: metric samples, the observed document, and what could not be read.
+
+A snapshot is the whole input of a decision. It is journaled before anything is decided from it, so that every decision
+can be made again from the journal, bit for bit.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from pydantic import BaseModel, ConfigDict
+
+from controlplane.contract.documents import Observed
+
+
+class Snapshot(BaseModel):
+    """One look. NaN means "the trainer had no value"; a missing series means "it was not exported"."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
+
+    at: float
+    """Unix seconds of the look, by the controller's clock."""
+    sampled_at: float | None
+    """Unix seconds of the newest metric sample; None when no metrics could be read."""
+    metrics: dict[str, float] = {}
+    """Series id (see `series_id`) -> value."""
+    observed: Observed | None = None
+    errors: tuple[str, ...] = ()
+    """One sentence for each thing that could not be read."""
+
+
+def series_id(name: str, labels: Mapping[str, str]) -> str:
+    """Canonical text of one series: `name{a="x",b="y"}`, labels sorted."""
+    inner = ",".join(f'{key}="{labels[key]}"' for key in sorted(labels))
+    return f"{name}{{{inner}}}" if inner else name
+
+
+def total(metrics: Mapping[str, float], name: str, skip: Iterable[str] = ()) -> float | None:
+    """Sum over all series of one metric name; None where there is none. `skip` leaves out series that contain a text."""
+    found = [
+        value for key, value in metrics.items() if key.partition("{")[0] == name and not any(s in key for s in skip)
+    ]
+    return sum(found) if found else None

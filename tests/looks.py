@@ -1,0 +1,106 @@
+"""Snapshots as a trainer would give them, for tests of everything that judges."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from controlplane.contract.documents import Ack, Action, CheckpointState, Health, Observed, Phase, TunableState
+from controlplane.snapshot import Snapshot
+
+BATCH = 128
+GROUPS = 16
+
+
+@dataclass
+class Run:
+    """A trainer as the controller sees it: counters that grow, gauges of the last step, an observed document."""
+
+    seed: int = 0
+    step: int = 0
+    branch: int = 0
+    at: float = 1_000_000.0
+    incarnation: str = "one"
+    lr_scale: float = 1.0
+    planned: int = 250
+    applied_generation: int = 0
+    last_ack: Ack | None = None
+    checkpoints: list[CheckpointState] = field(default_factory=list)
+    rollbacks_left: int = 3
+    totals: dict[str, float] = field(default_factory=dict)
+    gauges: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.rng = np.random.default_rng(self.seed)
+
+    def advance(
+        self,
+        pass_rate: float = 0.8,
+        grad_norm: float = 0.4,
+        truncation: float = 0.0,
+        zero: float = 0.2,
+        nonfinite: bool = False,
+    ) -> Snapshot:
+        """One step with noise around these values, and the look after it."""
+        self.step, self.at = self.step + 1, self.at + 1.0
+        passed = float(self.rng.binomial(BATCH, pass_rate))
+        self._add('rl_rollout_samples_total{outcome="pass"}', passed)
+        self._add('rl_rollout_samples_total{outcome="fail"}', BATCH - passed)
+        self._add('rl_rollout_truncated_total{reason="length"}', float(self.rng.binomial(BATCH, truncation)))
+        flat = float(self.rng.binomial(GROUPS, zero))
+        self._add('rl_rollout_groups_total{signal="all_fail"}', flat)
+        self._add('rl_rollout_groups_total{signal="mixed"}', GROUPS - flat)
+        self._add("rl_trainer_steps_total", 1)
+        self._add('rl_trainer_nonfinite_total{quantity="loss"}', float(nonfinite))
+        self.gauges["rl_trainer_grad_norm"] = grad_norm * float(np.exp(self.rng.normal(0, 0.25)))
+        return self.look()
+
+    def evaluate(self, pass_rate: float) -> None:
+        """A held-out evaluation at the present step; seen in the next look."""
+        self.gauges['rl_eval_pass_ratio{dataset="heldout",k="4"}'] = pass_rate
+        self.gauges['rl_eval_prompts{dataset="heldout"}'] = 256
+        self.gauges['rl_eval_last_step{dataset="heldout"}'] = self.step
+        self.gauges['rl_eval_compute_gpu_seconds{dataset="heldout"}'] = float(self.step)
+
+    def checkpoint(self, health: Health = Health.good) -> None:
+        state = CheckpointState(step=self.step, branch=self.branch, digest=f"d{self.step}-{self.branch}", health=health)
+        self.checkpoints.append(state)
+
+    def restore(self, step: int) -> None:
+        """What a rollback does to everything the controller can see."""
+        self.step, self.branch = step, self.branch + 1
+        self.checkpoints = [
+            c.model_copy(update={"health": Health.bad}) if c.step > step else c for c in self.checkpoints
+        ]
+
+    def look(self, phase: Phase = Phase.training) -> Snapshot:
+        metrics = {
+            **self.totals,
+            **self.gauges,
+            "rl_trainer_global_step": float(self.step),
+            "rl_trainer_branch": float(self.branch),
+            "rl_trainer_planned_steps": float(self.planned),
+            "rl_trainer_last_step_timestamp_seconds": self.at,
+            f'rl_trainer_incarnation_info{{uuid="{self.incarnation}"}}': 1.0,
+        }
+        return Snapshot(at=self.at + 0.1, sampled_at=self.at, metrics=metrics, observed=self.observed(phase))
+
+    def observed(self, phase: Phase = Phase.training) -> Observed:
+        return Observed(
+            run_uid="run",
+            incarnation=self.incarnation,
+            branch=self.branch,
+            step=self.step,
+            planned_steps=self.planned,
+            compute=float(self.step),
+            written_at=self.at,
+            applied_generation=self.applied_generation,
+            last_ack=self.last_ack,
+            tunables={"lr_scale": TunableState(value=self.lr_scale, min=0.01, max=2.0)},
+            actions=tuple(Action),
+            rollbacks_left=self.rollbacks_left,
+            checkpoints=tuple(self.checkpoints),
+            phase=phase,
+        )
+
+    def _add(self, name: str, amount: float) -> None:
+        self.totals[name] = self.totals.get(name, 0.0) + amount

@@ -1,0 +1,1 @@
+"""Learning: advantages, loss, FP32 head and the optimizer step."""

@@ -1,0 +1,62 @@
+"""Models and tokenizers are ordinary Hugging Face directories; this file makes the tiny one and opens any."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config
+from transformers.utils.logging import disable_progress_bar
+
+Model = Any
+"""A Hugging Face causal language model; transformers ships no types worth checking against."""
+Tokenizer = Any
+
+disable_progress_bar()  # a bar for a load of milliseconds would only disturb the terminal
+
+
+class TinyModel(BaseModel):
+    """Shape of the model made from nothing: Qwen3 architecture, untied head, 0.5 million parameters by default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    hidden: int = Field(default=128, ge=8)
+    """Width of the residual stream."""
+    layers: int = Field(default=3, ge=1)
+    heads: int = Field(default=4, ge=1)
+    """Query heads; must be a multiple of `kv_heads`."""
+    kv_heads: int = Field(default=2, ge=1)
+    head_dim: int = Field(default=32, ge=2, multiple_of=2)
+    mlp: int = Field(default=320, ge=8)
+    """Width of the gated MLP."""
+
+
+def make_tiny(shape: TinyModel, tokenizer: Tokenizer, seed: int) -> Model:
+    """A freshly initialised model, float32, in training mode."""
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=shape.hidden,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        head_dim=shape.head_dim,
+        intermediate_size=shape.mlp,
+        max_position_embeddings=4096,
+        tie_word_embeddings=False,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
+
+
+def load_model(path: Path) -> Model:
+    """Open a model directory in float32."""
+    return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="sdpa")
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    """Open a tokenizer directory."""
+    return AutoTokenizer.from_pretrained(path)

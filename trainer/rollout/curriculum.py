@@ -1,0 +1,127 @@
+"""Order of prompts: each is trained exactly once per epoch, whatever crashes, resumes or is dropped.
+
+An epoch is a permutation of the prompts, decided by (seed, epoch) alone. A prompt is *issued* when a group is requested
+and *done* when the learner has used it (a group without signal counts: it was looked at and filtered). What was issued
+and not done is in nobody's state: a restart issues it again. Generation runs ahead, so the next epoch may open before
+the last prompts of this one are done.
+
+No-positive resampling (ScaleRL, section 3): when an epoch opens, prompts whose pass rate over all their completions
+reached the threshold are left out of it, and of all later ones.
+"""
+
+import random
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from trainer.types import Item
+
+
+class Curriculum:
+    """Issues prompts by ordinal. `state_dict` is all there is to save."""
+
+    def __init__(self, prompts: int, seed: int, threshold: float, min_samples: int) -> None:
+        self._prompts = prompts
+        self._seed = seed
+        self._threshold = threshold
+        self._min_samples = min_samples
+        self._passed = [0] * prompts
+        self._seen = [0] * prompts
+        self._done: dict[int, set[int]] = {}
+        self._left_out: dict[int, frozenset[int]] = {}
+        self._pending: deque[Item] = deque()
+        self._open(0)
+
+    def issue(self) -> Item:
+        """The next prompt; opens the next epoch when this one is exhausted."""
+        if not self._pending:
+            self._open(max(self._done) + 1)
+        return self._pending.popleft()
+
+    def requeue(self, items: Iterable[Item]) -> None:
+        """Issued prompts that were not trained (dropped, aborted): issue them again, first of all."""
+        self._pending.extendleft(sorted(items, reverse=True))
+
+    def done(self, item: Item, passed: int, samples: int) -> None:
+        """The learner has used this prompt's group.
+
+        Raises:
+            ValueError: it was done before in this epoch.
+        """
+        trained = self._done.get(item.epoch)
+        if trained is None or item.ordinal in trained:
+            raise ValueError(f"prompt {item.ordinal} was already trained in epoch {item.epoch}")
+        trained.add(item.ordinal)
+        self._passed[item.ordinal] += passed
+        self._seen[item.ordinal] += samples
+        self._close()
+
+    @property
+    def epoch(self) -> int:
+        """Oldest epoch that is not complete."""
+        return min(self._done)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything as JSON values."""
+        return {
+            "epochs": [
+                {"epoch": epoch, "done": sorted(done), "left_out": sorted(self._left_out[epoch])}
+                for epoch, done in sorted(self._done.items())
+            ],
+            "passed": list(self._passed),
+            "seen": list(self._seen),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state: what was issued and not done then is issued again."""
+        self._passed, self._seen = list(state["passed"]), list(state["seen"])
+        self._done = {entry["epoch"]: set(entry["done"]) for entry in state["epochs"]}
+        self._left_out = {entry["epoch"]: frozenset(entry["left_out"]) for entry in state["epochs"]}
+        self._pending = deque(
+            Item(epoch, ordinal)
+            for epoch in sorted(self._done)
+            for ordinal in self._order(epoch)
+            if ordinal not in self._done[epoch]
+        )
+
+    def rewind(self, state: dict[str, Any]) -> Sequence[Item]:
+        """Rollback to a checkpoint with this state: pass rates go back, the data position does not.
+
+        Returns the prompts trained since then; they stay consumed (skipped on purpose in this epoch), because the
+        same data in the same order is what went wrong.
+        """
+        before = {entry["epoch"]: set(entry["done"]) for entry in state["epochs"]}
+        first = min(before)
+        skipped = [
+            Item(epoch, ordinal)
+            for epoch in range(first, max(self._done) + 1)
+            for ordinal in sorted(self._consumed(epoch) - before.get(epoch, set()))
+        ]
+        self._passed, self._seen = list(state["passed"]), list(state["seen"])
+        return skipped
+
+    def _consumed(self, epoch: int) -> set[int]:
+        """Prompts done in an epoch; a closed one is complete."""
+        return self._done[epoch] if epoch in self._done else set(self._order(epoch))
+
+    def _open(self, epoch: int) -> None:
+        self._left_out[epoch] = frozenset(ordinal for ordinal in range(self._prompts) if self._mastered(ordinal))
+        if len(self._left_out[epoch]) == self._prompts:
+            self._left_out[epoch] = frozenset()  # an epoch is never empty: when all are mastered, all stay
+        self._done[epoch] = set()
+        self._pending.extend(Item(epoch, ordinal) for ordinal in self._order(epoch))
+
+    def _close(self) -> None:
+        """Forget complete epochs, but never the newest."""
+        while len(self._done) > 1 and len(self._done[self.epoch]) == self._prompts - len(self._left_out[self.epoch]):
+            del self._done[self.epoch]
+
+    def _order(self, epoch: int) -> list[int]:
+        order = list(range(self._prompts))
+        random.Random(f"{self._seed}-{epoch}").shuffle(order)
+        left_out = self._left_out.get(epoch, frozenset())
+        return [ordinal for ordinal in order if ordinal not in left_out]
+
+    def _mastered(self, ordinal: int) -> bool:
+        seen = self._seen[ordinal]
+        return seen >= self._min_samples and self._passed[ordinal] >= self._threshold * seen

@@ -1,0 +1,116 @@
+"""Chained addition and subtraction: `07+3-2+5=` -> `<think>07+3=10;10-2=08;08+5=13;</think><answer>13</answer>`.
+
+The smallest task that behaves like reasoning with a verifier: a chain of steps that must all be right, an answer format,
+and endless loops for those who forget to stop. Demonstrations for the warm start are mixed on purpose, so that the
+policy knows the format, rarely gets the answer right and sometimes never stops.
+"""
+
+import random
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from trainer.tasks import Split
+from trainer.types import Prompt, Verdict
+
+ANSWER = re.compile(r"<think>[^<]*</think><answer>(\d\d)</answer>")
+START, OPERAND, LENGTHS, TOP = 20, 5, (2, 6), 99
+STYLES = (("steps", 0.4), ("direct", 0.3), ("check", 0.1), ("loop", 0.1), ("forget", 0.1))
+LOOP_TOKENS = 64
+
+
+class ArithmeticSpec(BaseModel):
+    """Size of the task."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    seed: int = 0
+    """Decides the prompts; runs with different recipe seeds share them."""
+    training_prompts: int = Field(default=2000, ge=1, le=100_000)
+    """Distinct training prompts; one pass over them is an epoch."""
+    held_out_prompts: int = Field(default=1000, ge=1, le=20_000)
+    """Distinct prompts that are never trained."""
+
+
+class Arithmetic:
+    """The task; implements `Task`. Held-out prompts are drawn first and barred from training."""
+
+    name = "arithmetic"
+
+    def __init__(self, spec: ArithmeticSpec, tokenizer: Any) -> None:
+        rng = random.Random(f"arithmetic-{spec.seed}")
+        texts: dict[str, str] = {}
+        while len(texts) < spec.held_out_prompts + spec.training_prompts:
+            text, answer = _problem(rng)
+            texts.setdefault(text, answer)
+        pairs = list(texts.items())
+        self._splits: dict[str, tuple[Prompt, ...]] = {
+            "held_out": _prompts(pairs[: spec.held_out_prompts], tokenizer),
+            "train": _prompts(pairs[spec.held_out_prompts :], tokenizer),
+        }
+
+    def prompts(self, split: Split) -> Sequence[Prompt]:
+        return self._splits[split]
+
+    def verify(self, prompt: Prompt, completion: str, finished: bool) -> Verdict:
+        """+1 for the right answer in the right format by a model that stopped by itself, else -1."""
+        match = ANSWER.fullmatch(completion)
+        passed = finished and match is not None and match.group(1) == prompt.answer
+        return Verdict(reward=1.0 if passed else -1.0, passed=passed)
+
+
+def _prompts(pairs: Sequence[tuple[str, str]], tokenizer: Any) -> tuple[Prompt, ...]:
+    return tuple(
+        Prompt(ordinal=ordinal, text=text, tokens=tuple(tokenizer.encode(text)), answer=answer)
+        for ordinal, (text, answer) in enumerate(pairs)
+    )
+
+
+def _problem(rng: random.Random) -> tuple[str, str]:
+    value = rng.randrange(START)
+    text = f"{value:02d}"
+    for _ in range(rng.randint(*LENGTHS)):
+        operand = rng.randint(1, OPERAND)
+        plus = value - operand < 0 or (value + operand <= TOP and rng.random() < 0.5)
+        value += operand if plus else -operand
+        text += f"{'+' if plus else '-'}{operand}"
+    return f"{text}=", f"{value:02d}"
+
+
+def demonstration(prompt: Prompt, rng: random.Random, clean: bool, wrong_share: float) -> str:
+    """One completion to imitate, without the end token. A `clean` one is right and step by step; the others have mixed
+    styles, and each of their intermediate results is wrong with probability `wrong_share`."""
+    if clean:
+        steps, answer = _chain(prompt.text, rng, 0.0)
+        return _format("".join(steps), answer)
+    style = rng.choices([name for name, _ in STYLES], [share for _, share in STYLES])[0]
+    steps, answer = _chain(prompt.text, rng, wrong_share)
+    if style == "direct":
+        return _format("", answer)
+    if style == "check":
+        return _format("".join(steps) + steps[-1], answer)
+    if style == "forget":
+        steps.pop(rng.randrange(len(steps)))
+        return _format("".join(steps), answer)
+    if style == "loop":
+        return "<think>" + ("".join(steps) * LOOP_TOKENS)[:LOOP_TOKENS]
+    return _format("".join(steps), answer)
+
+
+def _format(thinking: str, answer: str) -> str:
+    return f"<think>{thinking}</think><answer>{answer}</answer>"
+
+
+def _chain(text: str, rng: random.Random, wrong_share: float) -> tuple[list[str], str]:
+    """Steps `07+3=10;` and the final value; a wrong intermediate result is carried on."""
+    value, steps = int(text[:2]), []
+    for sign, digit in re.findall(r"([+-])(\d)", text[2:]):
+        result = value + int(digit) if sign == "+" else value - int(digit)
+        if rng.random() < wrong_share:
+            result += rng.choice((-2, -1, 1, 2))
+        result = min(max(result, 0), TOP)
+        steps.append(f"{value:02d}{sign}{digit}={result:02d};")
+        value = result
+    return steps, f"{value:02d}"

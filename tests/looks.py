@@ -56,10 +56,10 @@ class Run:
 
     def evaluate(self, pass_rate: float) -> None:
         """A held-out evaluation at the present step; seen in the next look."""
-        self.gauges['rl_eval_pass_ratio{dataset="heldout",k="4"}'] = pass_rate
-        self.gauges['rl_eval_prompts{dataset="heldout"}'] = 256
-        self.gauges['rl_eval_last_step{dataset="heldout"}'] = self.step
-        self.gauges['rl_eval_compute_gpu_seconds{dataset="heldout"}'] = float(self.step)
+        self.gauges['rl_eval_pass_ratio{dataset="held_out",k="4"}'] = pass_rate
+        self.gauges['rl_eval_prompts{dataset="held_out"}'] = 256
+        self.gauges['rl_eval_last_step{dataset="held_out"}'] = self.step
+        self.gauges['rl_eval_compute_gpu_seconds{dataset="held_out"}'] = float(self.step)
 
     def checkpoint(self, health: Health = Health.good) -> None:
         state = CheckpointState(step=self.step, branch=self.branch, digest=f"d{self.step}-{self.branch}", health=health)

@@ -166,7 +166,14 @@ class Recipe(_Part):
         if self.evaluation.slots < self.evaluation.k:
             raise ValueError("evaluation.slots must be at least evaluation.k, or no group can start")
         if self.evaluation.prompts > self.task.held_out_prompts:
-            raise ValueError(f"evaluation.prompts is above the {self.task.held_out_prompts} held-out prompts of the task")
+            raise ValueError(
+                f"evaluation.prompts is above the {self.task.held_out_prompts} held-out prompts of the task"
+            )
+        unknown = [name for name in self.guard_rails.bounds if name not in self.tunables()]
+        if unknown:
+            raise ValueError(
+                f"guard_rails.bounds names {unknown[0]}, which this trainer does not have; it has {', '.join(self.tunables())}"
+            )
         for name, value in self.tunables().items():
             if self.guard_rails.inside(name, value) != value:
                 bounds = self.guard_rails.of(name)

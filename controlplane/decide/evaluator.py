@@ -11,7 +11,7 @@ from math import isfinite, nan
 from controlplane.decide.decision import Decision
 from controlplane.decide.judgement import ForecastView, Judgement
 from controlplane.decide.outlook import Outlook
-from controlplane.decide.rules import decide, holding
+from controlplane.decide.rules import decide, episodes
 from controlplane.decide.standing import Standing
 from controlplane.detect import Detector, Finding, Outcome, build, readings
 from controlplane.policy.models import Policy, Stall
@@ -55,7 +55,7 @@ class Evaluator:
 
     def _remember(self, decision: Decision, judgement: Judgement) -> None:
         self.standing = self.standing.after(decision, self._reference(decision))
-        self.standing = self.standing.quiet(holding(self.policy, judgement))
+        self.standing = self.standing.quiet(episodes(self.policy, judgement))
 
     def _take_in(self, snapshot: Snapshot) -> Judgement:
         new_forecast = False

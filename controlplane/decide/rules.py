@@ -170,16 +170,21 @@ def _verdict(policy: Policy, judgement: Judgement, standing: Standing) -> Decisi
     )
 
 
+def _breached(name: str, judgement: Judgement) -> bool:
+    return judgement.findings[name].outcome is Outcome.breach
+
+
 def _holds(rule: Rule, judgement: Judgement) -> bool:
-    def breached(name: str) -> bool:
-        return judgement.findings[name].outcome is Outcome.breach
-
-    return all(map(breached, rule.when.all)) and (not rule.when.any or any(map(breached, rule.when.any)))
+    every = all(_breached(name, judgement) for name in rule.when.all)
+    return every and (not rule.when.any or any(_breached(name, judgement) for name in rule.when.any))
 
 
-def holding(policy: Policy, judgement: Judgement) -> frozenset[str]:
-    """Names of the rules whose condition holds, and `stale` while the data are too old."""
-    names = {rule.name for rule in policy.rules if _holds(rule, judgement)}
+def episodes(policy: Policy, judgement: Judgement) -> frozenset[str]:
+    """Rules whose trouble is still there, and `stale` while the data are too old.
+
+    An episode lasts as long as any of the keys in `all` stands: the others may flicker, and a person is told once.
+    """
+    names = {rule.name for rule in policy.rules if any(_breached(name, judgement) for name in rule.when.all)}
     return frozenset(names | {STALE} if judgement.stale else names)
 
 
@@ -193,7 +198,7 @@ def _priority(rule: Rule) -> int:
 
 def _keys(rule: Rule, judgement: Judgement) -> list[str]:
     names = (*rule.when.all, *rule.when.any)
-    return [name for name in names if judgement.findings[name].outcome is Outcome.breach]
+    return [name for name in names if _breached(name, judgement)]
 
 
 def _findings(rule: Rule, judgement: Judgement) -> list[Finding]:
@@ -209,6 +214,6 @@ def _nearest(judgement: Judgement) -> str:
     }
     if not shares:
         return "the detectors are still learning what is usual"
-    name = max(shares, key=lambda key: shares[key])
+    name = max(sorted(shares), key=lambda key: shares[key])  # sorted: ties must not depend on the order of a file
     finding = judgement.findings[name]
     return f"closest is {name} at {finding.statistic:.2g} of {finding.threshold:.2g}"

@@ -84,9 +84,9 @@ class Standing:
         """The pending decision can no longer be applied: the trainer restarted, or its last step is past."""
         return replace(self, pending=None)._forget(self.pending) if self.pending else self
 
-    def quiet(self, holding: frozenset[str]) -> "Standing":
-        """Forget what was said about rules that no longer hold, so that a new episode is told again."""
-        kept = {rule: step for rule, step in self.said.items() if rule in holding}
+    def quiet(self, episodes: frozenset[str]) -> "Standing":
+        """Forget what was said about episodes that are over, so that a new one is told again."""
+        kept = {rule: step for rule, step in self.said.items() if rule in episodes}
         return replace(self, said=kept) if len(kept) < len(self.said) else self
 
     def _forget(self, refused: Decision) -> "Standing":

@@ -234,7 +234,7 @@ class Freshness(_Part):
 class ForecastOf(_Part):
     """What is forecast: the held-out pass rate at the end of the run."""
 
-    dataset: str = "heldout"
+    dataset: str = "held_out"
     axis: Literal["step", "gpu_seconds"] = "gpu_seconds"
     """Compute axis of the law. GPU-seconds as in the paper; steps where a step always costs the same."""
     target: float | None = Field(default=None, gt=0, lt=1)

@@ -294,12 +294,18 @@ def forecast_words(view: ForecastView | None) -> str:
     if view is None:
         return "not yet known: no forecast has been made"
     if view.refused:
-        return f"not yet known: {view.reason or 'the forecaster refuses'}"
+        return f"not yet known: {_clause(view) or 'the forecaster refuses'}"
     low, middle, high = (view.quantiles.get(q, nan) for q in ("0.1", "0.5", "0.9"))
     text = f"ends at {ratio(middle)} ({ratio(low)} to {ratio(high)})"
     if view.target is not None and view.target_probability is not None:
         text += f", P(>= {ratio(view.target)}) = {ratio(view.target_probability)}"
     return text
+
+
+def _clause(view: ForecastView) -> str:
+    """The reason of a refusal as part of a sentence."""
+    reason = view.reason.strip().rstrip(".")
+    return reason[:1].lower() + reason[1:]
 
 
 def check_forecast(record: Record, view: ForecastView) -> ForecastCheck:
@@ -325,7 +331,7 @@ def forecast_sentence(record: Record, share: float) -> str:
         return f"No forecast was made at or after {share:.0%} of the run."
     made = f"At step {view.step} of {planned(record)}"
     if view.refused:
-        text = f"{made} the forecaster refused to say where the run will end: {view.reason or 'no reason recorded'}."
+        text = f"{made} the forecaster refused to say where the run will end: {_clause(view) or 'no reason recorded'}."
         stood = next((v for v in record.forecasts if v.step >= view.step and not v.refused), None)
         return text if stood is None else f"{text} The first forecast that it stood by: {_checked(record, stood)}"
     return _checked(record, view)
@@ -376,20 +382,20 @@ def episode_words(record: Record, episode: Episode) -> str:
         parts.append(f"rolled back from step {fork.from_step} to step {fork.to_step}")
     if episode.recovered_at is not None and isfinite(episode.former):
         taken = episode.recovered_at - (fork.to_step if fork else episode.collapsed_at or 0)
-        parts.append(f"back at its former level of {ratio(episode.former)} {taken} steps later")
+        parts.append(f"was back at its former level of {ratio(episode.former)} after {taken} steps")
     elif isfinite(episode.former):
-        yet = "did not come back" if ended(record) else "is not back yet"
-        parts.append(f"{yet} to its former level of {ratio(episode.former)}")
-    return ", ".join(parts)
+        yet = "did not come back to" if ended(record) else "is not yet back at"
+        parts.append(f"{yet} its former level of {ratio(episode.former)}")
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
 
 def status(record: Record, now: float) -> tuple[str, str, str]:
     """(judgement good | attention | bad | none, one word, one sentence): how the run stands right now."""
     if not record.steps and not record.looks:
         return "none", "WAITING", "no step has been written yet"
-    troubles = episodes(record)
-    last = troubles[-1] if troubles else None
-    open_trouble = last is not None and last.recovered_at is None
+    last = next(reversed(episodes(record)), None)
+    # Without evaluations nobody can say that a run came back; a rollback is then taken at its word.
+    open_trouble = last and last.recovered_at is None and (isfinite(last.former) or last.fork is None)
     if ended(record):
         level = "bad" if open_trouble else "good" if finished(record) else "attention"
         return level, "FINISHED" if finished(record) else "STOPPED", headline(record)
@@ -404,7 +410,16 @@ def status(record: Record, now: float) -> tuple[str, str, str]:
         return "attention", "RECOVERING", f"rolled back from step {fork.from_step} to step {fork.to_step}, where it had {ratio(last.former)}"
     if last and open_trouble:
         return "bad", "COLLAPSED", episode_words(record, last)
-    return "good", "RUNNING", headline(record).removesuffix(".")
+    return "good", "RUNNING", _running(record, last)
+
+
+def _running(record: Record, last: Episode | None) -> str:
+    rows = in_force(record, heldout(record))
+    if not rows:
+        return "no held-out evaluation yet"
+    text = f"held-out pass rate {ratio(number(rows[-1], 'pass_ratio'))} at step {rows[-1]['step']}"
+    text += f", {ratio(number(rows[0], 'pass_ratio'))} at the start" if len(rows) > 1 else ""
+    return f"{text}; {episode_words(record, last)}" if last else text
 
 
 def summary(record: Record) -> list[str]:

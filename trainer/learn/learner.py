@@ -108,7 +108,10 @@ class Learner:
         loss, stats, entropy = self._accumulate(sequences, len(surviving), tunables["ratio_max"])
         norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self._spec.clip_norm))
         nonfinite = _nonfinite(
-            loss=loss, grad=norm, logprob=stats.ratio + stats.kl + sum(sum(s.behaviour) for s in sequences), advantage=std
+            loss=loss,
+            grad=norm,
+            logprob=stats.ratio + stats.kl + sum(sum(s.behaviour) for s in sequences),
+            advantage=std,
         )
         if not nonfinite:
             self._optimizer.step()
@@ -147,7 +150,9 @@ class Learner:
             group["lr"] = lr
         return lr
 
-    def _accumulate(self, sequences: Sequence[_Sequence], prompts: int, ratio_max: float) -> tuple[float, LossStats, float]:
+    def _accumulate(
+        self, sequences: Sequence[_Sequence], prompts: int, ratio_max: float
+    ) -> tuple[float, LossStats, float]:
         """Backward through all micro-batches; returns loss, statistics and summed entropy."""
         weights = _token_weights(sequences, prompts)
         loss, entropy, stats = 0.0, 0.0, LossStats(0, 0.0, 0.0, 0.0, 0, 0.0)

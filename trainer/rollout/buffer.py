@@ -92,9 +92,7 @@ class RolloutBuffer:
         batch = fresh[:prompts_per_step]
         self._ready = fresh[prompts_per_step:]
         self._held += len(batch)
-        return Taken(
-            tuple(entry.scored for entry in batch), tuple(entry.scored.item for entry in stale)
-        )
+        return Taken(tuple(entry.scored for entry in batch), tuple(entry.scored.item for entry in stale))
 
     def release(self) -> None:
         """The weights trained on the held groups are published (or the step was skipped): their slots are free."""
@@ -120,7 +118,8 @@ class RolloutBuffer:
         }
 
     def _sift(self, now: Version, k: int) -> tuple[list[_Ready], list[_Ready]]:
-        fresh, stale = [], []
+        fresh: list[_Ready] = []
+        stale: list[_Ready] = []
         for entry in self._ready:
             (fresh if staleness(entry.scored.group.oldest, now) <= k else stale).append(entry)
         return fresh, stale

@@ -1,8 +1,8 @@
 """From prompts to a batch: admit -> generate -> verify -> buffer -> take. One turn never blocks.
 
-    curriculum --issue--> buffer.admit + generator.submit --poll--> judge --> buffer.finish --take--> batch
-         ^                                                                        |
-         +----------------------------- requeue (stale, rollback) ---------------+
+curriculum --issue--> buffer.admit + generator.submit --poll--> judge --> buffer.finish --take--> batch
+     ^                                                                        |
+     +----------------------------- requeue (stale, rollback) ---------------+
 """
 
 from collections import Counter
@@ -24,7 +24,13 @@ class Collector:
     flight when the process ends was issued and not done, and is issued again."""
 
     def __init__(
-        self, generator: Generator, curriculum: Curriculum, task: Task, tokenizer: Tokenizer, samples: int, watch: Stopwatch
+        self,
+        generator: Generator,
+        curriculum: Curriculum,
+        task: Task,
+        tokenizer: Tokenizer,
+        samples: int,
+        watch: Stopwatch,
     ) -> None:
         self.buffer = RolloutBuffer()
         self.dropped: Counter[str] = Counter()
@@ -63,6 +69,16 @@ class Collector:
         self._curriculum.requeue(items)
         self.dropped["rollback"] += len(items)
         return len(items)
+
+    @property
+    def inflight(self) -> int:
+        """Completions being generated."""
+        return self._generator.inflight
+
+    def forget_counts(self) -> None:
+        """The counts since the last report have been reported."""
+        self.dropped.clear()
+        self.discarded_tokens = 0
 
     def _admit(self, now: Version, tunables: Mapping[str, float], k: int, size: int) -> None:
         sampling = Sampling(

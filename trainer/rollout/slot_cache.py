@@ -15,7 +15,7 @@ from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
 
-class SlotLayer(CacheLayerMixin):
+class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
     """Keys and values of one layer. What `update` does is set by its cache before each forward pass."""
 
     def __init__(self, slots: int, length: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> None:
@@ -65,7 +65,7 @@ class SlotLayer(CacheLayerMixin):
         return int(self.keys.shape[2])
 
 
-class SlotCache(Cache):
+class SlotCache(Cache):  # type: ignore[misc]
     """All layers of one model. Callers pass explicit position ids and a 4-D mask with every forward pass."""
 
     def __init__(self, config: Any, slots: int, length: int, dtype: torch.dtype) -> None:

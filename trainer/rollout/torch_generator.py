@@ -186,7 +186,9 @@ class TorchGenerator:
         done = stop | (generated + 1 >= self._limit[rows])
         if not bool(done.any()):
             return []
-        return self._retire((done.nonzero().squeeze(1) + rows.start).tolist(), (stop.nonzero().squeeze(1) + rows.start).tolist())
+        return self._retire(
+            (done.nonzero().squeeze(1) + rows.start).tolist(), (stop.nonzero().squeeze(1) + rows.start).tolist()
+        )
 
     def _retire(self, done: list[int], stopped: Sequence[int]) -> list[Group]:
         finished, now, stopped = [], time.perf_counter(), frozenset(stopped)  # type: ignore[assignment]

@@ -16,9 +16,13 @@ VOCABULARY = (*SPECIAL, *TAGS, *CHARACTERS)
 
 def character_tokenizer() -> Any:
     """A fresh tokenizer. Decoding keeps the tags: they are part of the answer format and not special to the model."""
-    core = Tokenizer(WordLevel({token: index for index, token in enumerate(VOCABULARY)}, unk_token="<unk>"))
+    core = Tokenizer(WordLevel({token: index for index, token in enumerate(VOCABULARY)}, unk_token=SPECIAL[2]))
     core.pre_tokenizer = Split(Regex("<[a-z/]+>|."), behavior="isolated")
     core.decoder = Fuse()
     return PreTrainedTokenizerFast(
-        tokenizer_object=core, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>", clean_up_tokenization_spaces=False
+        tokenizer_object=core,
+        pad_token=SPECIAL[0],
+        eos_token=SPECIAL[1],
+        unk_token=SPECIAL[2],
+        clean_up_tokenization_spaces=False,
     )

@@ -1,0 +1,56 @@
+"""The run as lines of text, one per event, for logs: no control codes, nothing that is redrawn. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any
+
+from controlplane.record import Look, Record
+from controlplane.report import words
+
+
+@dataclass(frozen=True)
+class Told:
+    """How much of the record has been told."""
+
+    evals: int = 0
+    events: int = 0
+    seq: int = 0
+
+
+def news(record: Record, told: Told) -> tuple[list[str], Told]:
+    """Lines for what came since `told`, in order of time, and the new mark."""
+    lines = [(words.number(row, "time"), _evaluation(record, row)) for row in record.evals[told.evals :]]
+    lines += [(words.number(row, "time"), _event(row)) for row in record.events[told.events :] if _worth(row)]
+    lines += [(look.at, _look(look)) for look in words.said(record) if look.seq > told.seq]
+    last = record.looks[-1].seq if record.looks else told.seq
+    # What carries no time comes first: it was there when the view was opened.
+    ordered = sorted(lines, key=lambda line: line[0] if isfinite(line[0]) else 0.0)
+    return [_one_line(text) for _, text in ordered], Told(len(record.evals), len(record.events), last)
+
+
+def _evaluation(record: Record, row: Mapping[str, Any]) -> str:
+    """The forecast told with an evaluation is the one that was made from it."""
+    view = next((v for v in record.forecasts if v.step == row["step"] and v.branch == (row.get("branch") or 0)), None)
+    text = f"step {row['step']:>5}  eval      {row.get('dataset', 'held-out')} pass rate {words.ratio(words.number(row, 'pass_ratio'))}"
+    truncated, length = words.number(row, "truncated_ratio"), words.number(row, "mean_length")
+    text += f", length {length:.0f}" if isfinite(length) else ""
+    text += f", truncated {truncated:.1%}" if isfinite(truncated) else ""
+    return text + (f"; {words.forecast_words(view)}" if view else "")
+
+
+def _look(look: Look) -> str:
+    return f"step {look.step if look.step is not None else '-':>5}  {look.decision.kind.value:<8}  {look.decision.reason}"
+
+
+def _worth(row: Mapping[str, Any]) -> bool:
+    return row.get("event") != "checkpoint"
+
+
+def _event(row: Mapping[str, Any]) -> str:
+    rest = ", ".join(f"{k} {v}" for k, v in row.items() if k not in ("event", "step", "branch", "time") and v is not None)
+    return f"step {row.get('step', '-'):>5}  trainer   {row.get('event')}, branch {row.get('branch', 0)}{': ' + rest if rest else ''}"
+
+
+def _one_line(text: str) -> str:
+    return "".join(c if c.isprintable() else " " for c in text)

@@ -1,0 +1,98 @@
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from controlplane.contract.documents import Action, Desired, Lease, Setting, Target
+
+FIELDS: dict[str, object] = {
+    "run_uid": "run-1",
+    "incarnation": "inc",
+    "epoch": 1,
+    "generation": 2,
+    "base_generation": 1,
+    "decision_id": "d1",
+    "issued_at": 1.5,
+    "expires_at_step": 10,
+    "set": {"lr_scale": {"scale": 0.5}},
+    "lease": {"until_step": 20, "revert_to": {"lr_scale": 1.0}},
+    "action": "rollback",
+    "target": {"step": 3, "digest": "abc"},
+    "reason": "because",
+    "evidence": {"z": 7.5},
+}
+KEY = b"k" * 32
+
+
+def desired(**changes: object) -> Desired:
+    return Desired.model_validate({**FIELDS, **changes})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"set": {"learning_rate": {"value": 1}}},
+        {"set": {"lr_scale": {}}},
+        {"set": {"lr_scale": {"value": 1, "scale": 1}}},
+        {"set": {"lr_scale": {"scale": 0}}},
+        {"set": {"lr_scale": {"value": float("nan")}}},
+        {"set": {"lr_scale": {"scale": float("inf")}}},
+        {"target": None},
+        {"action": "none"},
+        {"action": "explode"},
+        {"base_generation": 2},
+        {"generation": 0, "base_generation": 0},
+        {"epoch": -1},
+        {"schema_version": 2},
+        {"more": 1},
+    ],
+)
+def test_incoherent_documents_are_refused(changes: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        desired(**changes)
+
+
+def test_setting_resolves_against_the_value_in_force() -> None:
+    assert Setting(value=3.0).resolve(8.0) == 3.0
+    assert Setting(scale=0.5).resolve(8.0) == 4.0
+
+
+@given(
+    st.sampled_from(
+        [
+            {"run_uid": "run-2"},
+            {"incarnation": "other"},
+            {"epoch": 2},
+            {"generation": 3},
+            {"base_generation": 0},
+            {"decision_id": "d2"},
+            {"issued_at": 2.5},
+            {"apply_from_step": 1},
+            {"expires_at_step": 11},
+            {"set": {"lr_scale": Setting(scale=0.51)}},
+            {"lease": Lease(until_step=21, revert_to={"lr_scale": 1.0})},
+            {"action": Action.stop},
+            {"target": Target(step=3, digest="abd")},
+            {"reason": "why not"},
+            {"evidence": {"z": 7.6}},
+        ]
+    )
+)
+def test_the_signature_covers_every_field(change: dict[str, object]) -> None:
+    signed = desired().signed(KEY)
+    assert signed.verified(KEY)
+    assert not signed.verified(b"x" * 32)
+    assert not signed.model_copy(update=change).verified(KEY)
+
+
+def test_the_signature_survives_the_wire() -> None:
+    signed = desired().signed(KEY)
+    assert Desired.model_validate_json(signed.model_dump_json()).verified(KEY)
+    assert Desired.model_validate_json(json.dumps(signed.model_dump(mode="json"), indent=1)).verified(KEY)
+
+
+def test_an_unsigned_document_or_a_signature_of_strange_letters_is_not_verified() -> None:
+    assert not desired().verified(KEY)
+    assert not desired(signature="é").verified(KEY)

@@ -1,0 +1,32 @@
+import re
+
+import pytest
+
+from controlplane.contract.metrics import BY_NAME, METRICS, Metric
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
+def test_names_follow_the_prometheus_rules(metric: Metric) -> None:
+    assert re.fullmatch(
+        r"rl_(run|trainer|rollout|buffer|sampler|weight|eval|checkpoint|controller|policy|fit|forecast)_[a-z0-9_]+",
+        metric.name,
+    )
+    assert metric.name.endswith("_total") == (metric.kind == "counter")
+    assert metric.name.endswith("_info") == (metric.kind == "info")
+    if metric.unit in ("ratio", "bytes", "nats") or (metric.unit == "seconds" and metric.kind != "counter"):
+        assert metric.name.removesuffix("_total").endswith(metric.unit) or f"_{metric.unit}_" in metric.name
+    assert metric.help.endswith(".")
+    assert not {"le", "quantile", "run", "job", "instance"} & set(metric.labels)
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
+def test_kinds_have_what_they_need(metric: Metric) -> None:
+    assert bool(metric.buckets) == (metric.kind == "histogram")
+    assert list(metric.buckets) == sorted(set(metric.buckets))
+    if metric.kind == "state":
+        ((_, states),) = metric.labels.items()
+        assert states
+
+
+def test_no_metric_is_listed_twice() -> None:
+    assert len(BY_NAME) == len(METRICS)

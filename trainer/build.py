@@ -1,0 +1,112 @@
+"""Puts a run together from its recipe: one process, one learner, one generator with its own copy of the weights."""
+
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from controlplane.agent import Agent
+from controlplane.contract.rundir import RunDir, RunInfo, write_atomic
+from trainer.checkpoint.keeper import Keeper
+from trainer.checkpoint.store import CheckpointStore
+from trainer.evaluate import EvalResult, evaluate
+from trainer.learn.learner import Learner
+from trainer.loop import ACTIONS, Loop
+from trainer.model import load_model, load_tokenizer
+from trainer.recipe import Recipe
+from trainer.rollout.collector import Collector
+from trainer.rollout.curriculum import Curriculum
+from trainer.rollout.length import Interruption
+from trainer.rollout.torch_generator import TorchGenerator
+from trainer.stopwatch import Stopwatch
+from trainer.sync.direct import DirectSync
+from trainer.tasks.arithmetic import Arithmetic
+from trainer.types import Sampling
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run ready to go; close the agent when it has ended."""
+
+    loop: Loop
+    agent: Agent
+
+
+def identify(recipe: Recipe, rundir: RunDir) -> RunInfo:
+    """Who this run is; written once, recipe first, so that a directory with `run.json` is complete."""
+    if rundir.info.exists():
+        return rundir.read_info()
+    info = RunInfo(
+        run_uid=str(uuid.uuid4()),
+        name=recipe.name,
+        created_at=time.time(),
+        planned_steps=recipe.steps,
+        config_hash=recipe.digest(),
+        framework="scalerl",
+        algorithm="cispo",
+        model=f"tiny-{recipe.model.layers}x{recipe.model.hidden}",
+    )
+    write_atomic(rundir.recipe, recipe.dump(), durable=True)
+    write_atomic(rundir.info, info.model_dump_json(indent=1) + "\n", durable=True)
+    return info
+
+
+def build(recipe: Recipe, rundir: RunDir, start: Path, say: Callable[[str], None] = lambda _: None) -> Run:
+    """Assemble the parts. `start` is a directory with model and tokenizer."""
+    torch.set_num_threads(recipe.threads)
+    tokenizer = load_tokenizer(start)
+    task = Arithmetic(recipe.task, tokenizer)
+    learner = Learner(load_model(start), recipe.optimizer)
+    sampler = load_model(start)
+    interruption = Interruption(
+        phrase=tuple(tokenizer.encode(recipe.length.closing_phrase)),
+        closing=tokenizer.convert_tokens_to_ids("</think>"),
+        window=recipe.length.window,
+    )
+    rng = torch.Generator().manual_seed(recipe.seed)
+    generator = TorchGenerator(sampler, recipe.rollout.slots, interruption, tokenizer.eos_token_id, rng)
+    judge = TorchGenerator(sampler, recipe.evaluation.slots, interruption, tokenizer.eos_token_id, torch.Generator())
+    held_out = task.prompts("held_out")[: recipe.evaluation.prompts]
+    fixed = Sampling(recipe.rollout.temperature, recipe.length.max_new_tokens, recipe.length.thinking_budget)
+
+    def held_out_score() -> EvalResult:
+        return evaluate(judge, task, tokenizer, held_out, recipe.evaluation.k, fixed)
+
+    curriculum = Curriculum(
+        recipe.task.training_prompts,
+        recipe.seed,
+        recipe.curriculum.no_positive_resampling,
+        recipe.curriculum.min_samples,
+    )
+    agent = Agent(
+        rundir,
+        identify(recipe, rundir),
+        recipe.tunables(),
+        recipe.guard_rails,
+        ACTIONS,
+        host=recipe.metrics.host,
+        port=recipe.metrics.port,
+        token_limit=recipe.length.max_new_tokens,
+    )
+    watch = Stopwatch(agent.phase)
+    loop = Loop(
+        recipe,
+        rundir,
+        learner=learner,
+        curriculum=curriculum,
+        collector=Collector(generator, curriculum, task, tokenizer, recipe.batch.samples_per_prompt, watch),
+        sync=DirectSync(learner.model, generator),
+        sampler=rng,
+        evaluate=held_out_score,
+        keeper=Keeper(
+            CheckpointStore(rundir.checkpoints), recipe.checkpoint.health, recipe.checkpoint.keep, agent.checkpoint
+        ),
+        control=agent,
+        tunables=agent.values,
+        watch=watch,
+        say=say,
+    )
+    return Run(loop, agent)

@@ -1,0 +1,110 @@
+"""`scalerl train`: start a run, or go on with one."""
+
+import logging
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from controlplane.contract.rundir import RunDir, read_lines
+from controlplane.contract.yamlfile import FileError, load
+from trainer.recipe import Recipe, find_recipe, load_recipe
+
+
+def train(
+    recipe: Annotated[
+        str, typer.Argument(help="A recipe file, or the name of a shipped one (tiny).", show_default=False)
+    ],
+    run: Annotated[
+        Path, typer.Option("--run", help="Run directory; a run that is already there goes on.", show_default=False)
+    ],
+    override: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change one key, dotted: --set optimizer.lr=3e-5. Repeatable."),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing about single steps.")] = False,
+) -> None:
+    """Train a model with ScaleRL.
+
+    Ctrl-C or SIGTERM finishes the step, writes a checkpoint and exits with 0; the same command goes on from there.
+    Everything a run does is in its directory: steps.jsonl, evals.jsonl, events.jsonl, checkpoints/.
+    """
+    rundir = RunDir(run)
+    try:
+        chosen = load_recipe(find_recipe(recipe), _overrides(override or []))
+        _same_run(chosen, rundir)
+    except FileError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(2) from None
+    if _finished(rundir):
+        typer.echo(f"{run}: this run has ended at step {chosen.steps}; nothing to do.")
+        return
+    _go(chosen, rundir, quiet)
+
+
+def _overrides(pairs: list[str]) -> dict[str, str]:
+    overrides: dict[str, str] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise FileError(f"--set {pair}: give KEY=VALUE, for example --set optimizer.lr=3e-5")
+        overrides[key] = value
+    return overrides
+
+
+def _same_run(recipe: Recipe, rundir: RunDir) -> None:
+    """Refuse to mix two recipes in one directory.
+
+    Raises:
+        FileError: the directory holds another run, or is not a directory.
+    """
+    if rundir.root.exists() and not rundir.root.is_dir():
+        raise FileError(f"{rundir.root}: not a directory")
+    if not rundir.info.exists():
+        return
+    before = load(rundir.recipe, Recipe)
+    if before.digest() != recipe.digest():
+        keys = ", ".join(_differences(before, recipe))
+        raise FileError(
+            f"{rundir.root}: holds a run with another recipe (different: {keys}); choose another --run directory"
+        )
+
+
+def _differences(one: Recipe, other: Recipe) -> list[str]:
+    return [name for name in Recipe.model_fields if getattr(one, name) != getattr(other, name)]
+
+
+def _finished(rundir: RunDir) -> bool:
+    events = list(read_lines(rundir.events))
+    return bool(events) and events[-1]["event"] == "end"
+
+
+def _go(recipe: Recipe, rundir: RunDir, quiet: bool) -> None:
+    # Late on purpose: torch takes seconds to import, and a bad recipe should be refused at once.
+    from trainer.build import build
+    from trainer.warmstart import warm_started
+
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    _show(f"recipe {recipe.name}, seed {recipe.seed}, {recipe.steps} steps; run directory {rundir.root}")
+    start = warm_started(recipe.model, recipe.task, recipe.warm_start, _warm_progress)
+    ready = build(recipe, rundir, start, say=(lambda _: None) if quiet else _show)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda received, _: ready.loop.stop(signal.Signals(received).name))
+    _show(f"metrics on http://{recipe.metrics.host}:{ready.agent.port}/metrics")
+    try:
+        reason = ready.loop.run()
+    finally:
+        ready.agent.close()
+    done = "the run has ended" if reason == "end" else "stopped; the same command goes on"
+    _show(f"{done} at step {ready.loop.state.step} of {recipe.steps}")
+
+
+def _warm_progress(step: int, steps: int) -> None:
+    if step % 100 == 0 or step == steps:
+        _show(f"warm start {step}/{steps} (made once, then cached)")
+
+
+def _show(line: str) -> None:
+    print(line, flush=True, file=sys.stdout)

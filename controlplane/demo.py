@@ -19,7 +19,7 @@ from controlplane.contract.documents import Phase
 from controlplane.contract.rundir import RunDir
 from controlplane.record import Record
 
-FAULT_STEP = 120
+FAULT_STEP = 85
 FAULT_FACTOR = 10
 LOOK_SECONDS = 0.4  # a step of the demo takes about a third of a second
 

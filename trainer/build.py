@@ -14,7 +14,7 @@ from trainer.checkpoint.keeper import Keeper
 from trainer.checkpoint.store import CheckpointStore
 from trainer.evaluate import EvalResult, evaluate
 from trainer.learn.learner import Learner
-from trainer.loop import ACTIONS, Loop
+from trainer.loop import ACTIONS, Control, Loop
 from trainer.model import load_model, load_tokenizer
 from trainer.recipe import Recipe
 from trainer.rollout.collector import Collector
@@ -55,7 +55,30 @@ def identify(recipe: Recipe, rundir: RunDir) -> RunInfo:
 
 
 def build(recipe: Recipe, rundir: RunDir, start: Path, say: Callable[[str], None] = lambda _: None) -> Run:
-    """Assemble the parts. `start` is a directory with model and tokenizer."""
+    """Assemble the run and start its agent. `start` is a directory with model and tokenizer."""
+    agent = Agent(
+        rundir,
+        identify(recipe, rundir),
+        recipe.tunables(),
+        recipe.guard_rails,
+        ACTIONS,
+        host=recipe.metrics.host,
+        port=recipe.metrics.port,
+        token_limit=recipe.length.max_new_tokens,
+    )
+    return Run(assemble(recipe, rundir, start, agent, agent.values, Stopwatch(agent.phase), say), agent)
+
+
+def assemble(
+    recipe: Recipe,
+    rundir: RunDir,
+    start: Path,
+    control: Control,
+    tunables: dict[str, float],
+    watch: Stopwatch,
+    say: Callable[[str], None] = lambda _: None,
+) -> Loop:
+    """All parts but the agent, wired."""
     torch.set_num_threads(recipe.threads)
     tokenizer = load_tokenizer(start)
     task = Arithmetic(recipe.task, tokenizer)
@@ -81,18 +104,7 @@ def build(recipe: Recipe, rundir: RunDir, start: Path, say: Callable[[str], None
         recipe.curriculum.no_positive_resampling,
         recipe.curriculum.min_samples,
     )
-    agent = Agent(
-        rundir,
-        identify(recipe, rundir),
-        recipe.tunables(),
-        recipe.guard_rails,
-        ACTIONS,
-        host=recipe.metrics.host,
-        port=recipe.metrics.port,
-        token_limit=recipe.length.max_new_tokens,
-    )
-    watch = Stopwatch(agent.phase)
-    loop = Loop(
+    return Loop(
         recipe,
         rundir,
         learner=learner,
@@ -102,11 +114,10 @@ def build(recipe: Recipe, rundir: RunDir, start: Path, say: Callable[[str], None
         sampler=rng,
         evaluate=held_out_score,
         keeper=Keeper(
-            CheckpointStore(rundir.checkpoints), recipe.checkpoint.health, recipe.checkpoint.keep, agent.checkpoint
+            CheckpointStore(rundir.checkpoints), recipe.checkpoint.health, recipe.checkpoint.keep, control.checkpoint
         ),
-        control=agent,
-        tunables=agent.values,
+        control=control,
+        tunables=tunables,
         watch=watch,
         say=say,
     )
-    return Run(loop, agent)

@@ -1,6 +1,8 @@
 """`scalerl train`: start a run, or go on with one."""
 
+import fcntl
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
@@ -89,7 +91,12 @@ def _go(recipe: Recipe, rundir: RunDir, quiet: bool) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     _show(f"recipe {recipe.name}, seed {recipe.seed}, {recipe.steps} steps; run directory {rundir.root}")
     start = warm_started(recipe.model, recipe.task, recipe.warm_start, _warm_progress)
-    ready = build(recipe, rundir, start, say=(lambda _: None) if quiet else _show)
+    try:
+        _lock(rundir)
+        ready = build(recipe, rundir, start, say=(lambda _: None) if quiet else _show)
+    except (OSError, ValueError) as error:
+        typer.echo(f"{rundir.root}: cannot start: {error}", err=True)
+        raise typer.Exit(2) from None
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda received, _: ready.loop.stop(signal.Signals(received).name))
     _show(f"metrics on http://{recipe.metrics.host}:{ready.agent.port}/metrics")
@@ -99,6 +106,20 @@ def _go(recipe: Recipe, rundir: RunDir, quiet: bool) -> None:
         ready.agent.close()
     done = "the run has ended" if reason == "end" else "stopped; the same command goes on"
     _show(f"{done} at step {ready.loop.state.step} of {recipe.steps}")
+
+
+def _lock(rundir: RunDir) -> None:
+    """Keep other trainers out of the directory until this process ends.
+
+    Raises:
+        BlockingIOError: another process works here.
+    """
+    rundir.root.mkdir(parents=True, exist_ok=True)
+    handle = os.open(rundir.root, os.O_RDONLY)  # kept open on purpose: the lock ends with the process
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise BlockingIOError("another trainer works in this directory") from None
 
 
 def _warm_progress(step: int, steps: int) -> None:

@@ -90,6 +90,7 @@ class Loop:
         self._stopping = ""
         self._paused = False
         self._saved_step = -1
+        self._poisoned = False
         self._devices = recipe.threads
         self._cpu = time.process_time()
 
@@ -104,7 +105,7 @@ class Loop:
         while self.state.step < self._recipe.steps and not self._stopping:
             self._one_step()
             self._control_point()
-        if self._saved_step != self.state.step:
+        if self._saved_step != self.state.step and not self._poisoned:
             self._checkpoint()
         finished = self.state.step >= self._recipe.steps and not self._stopping
         self._event("end") if finished else self._event("stop", reason=self._stopping)
@@ -221,7 +222,8 @@ class Loop:
         self._keeper.after_step(StepHealth(ratio, len(batch), result.skipped))
         if step % self._recipe.evaluation.every == 0 or last:
             self._evaluation()
-        if result.skipped != "nonfinite" and (step % self._recipe.checkpoint.every == 0 or last):
+        self._poisoned = result.skipped == "nonfinite"
+        if not self._poisoned and (step % self._recipe.checkpoint.every == 0 or last):
             self._checkpoint()
         self._watch.switch(Phase.idle)
 
@@ -250,8 +252,10 @@ class Loop:
             mean_length=result.mean_length,
             truncated_ratio=result.truncated_ratio,
         )
-        self.state.score = Score(self.state.step, result.pass_ratio, result.prompts)
-        self._keeper.after_evaluation(self.state.score)
+        score = Score(self.state.step, result.pass_ratio, result.prompts)
+        if self.state.best is None or score.pass_ratio >= self.state.best.pass_ratio:
+            self.state.best = score
+        self._keeper.after_evaluation(score)
         self._control.evaluation(report)
         append_line(self._rundir.evals, {**vars(report), "time": time.time()})
         self._say(
@@ -299,6 +303,8 @@ class Loop:
         match directive.action:
             case Action.rollback:
                 refusal = self._rollback(directive)
+            case Action.checkpoint if self._poisoned:
+                refusal = "the last step was not finite; such a step is not checkpointed"
             case Action.checkpoint if not self._checkpoint():
                 refusal = "the checkpoint could not be written"
             case Action.pause | Action.resume:
@@ -331,6 +337,7 @@ class Loop:
         restored.forks = {**left.forks, left.branch + 1: restored.step}
         restored.version = Version(left.branch + 1, left.version.n)
         self.state = restored
+        self._poisoned = False
         self.tunables.update(directive.values)
         self._publish(Version(restored.branch, left.version.n + 1))
         self._checkpoint()

@@ -4,31 +4,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config
 from transformers.utils.logging import disable_progress_bar
+
+from trainer.recipe import TinyModel
 
 Model = Any
 """A Hugging Face causal language model; transformers ships no types worth checking against."""
 Tokenizer = Any
 
 disable_progress_bar()  # a bar for a load of milliseconds would only disturb the terminal
-
-
-class TinyModel(BaseModel):
-    """Shape of the model made from nothing: Qwen3 architecture, untied head, 0.5 million parameters by default."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    hidden: int = Field(default=128, ge=8)
-    """Width of the residual stream."""
-    layers: int = Field(default=3, ge=1)
-    heads: int = Field(default=4, ge=1)
-    """Query heads; must be a multiple of `kv_heads`."""
-    kv_heads: int = Field(default=2, ge=1)
-    head_dim: int = Field(default=32, ge=2, multiple_of=2)
-    mlp: int = Field(default=320, ge=8)
-    """Width of the gated MLP."""
 
 
 def make_tiny(shape: TinyModel, tokenizer: Tokenizer, seed: int) -> Model:

@@ -1,7 +1,7 @@
 """The recipe: everything that decides a run, in one YAML file. The resolved recipe is written into the run directory.
 
-Defaults are the values of the ScaleRL paper (section 3) where it names one. Components keep their own settings beside
-their code (`OptimizerSpec`, `WarmStart`, ...); this file joins them.
+Defaults are the values of the ScaleRL paper (section 3) where it names one. Nothing heavy is imported, so that a bad
+recipe is refused at once and the command line stays quick.
 """
 
 import hashlib
@@ -16,16 +16,43 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from controlplane.agent import GuardRails
 from controlplane.contract.yamlfile import FileError, load, parse
 from trainer.checkpoint.health import HealthSpec
-from trainer.learn.learner import OptimizerSpec
-from trainer.model import TinyModel
 from trainer.tasks.arithmetic import ArithmeticSpec
-from trainer.warmstart import WarmStart
 
 SHIPPED = Path(__file__).parent / "recipes"
 
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TinyModel(_Part):
+    """Shape of the model made from nothing: Qwen3 architecture, untied head, 0.5 million parameters by default."""
+
+    hidden: int = Field(default=128, ge=8)
+    """Width of the residual stream."""
+    layers: int = Field(default=3, ge=1)
+    heads: int = Field(default=4, ge=1)
+    """Query heads; must be a multiple of `kv_heads`."""
+    kv_heads: int = Field(default=2, ge=1)
+    head_dim: int = Field(default=32, ge=2, multiple_of=2)
+    mlp: int = Field(default=320, ge=8)
+    """Width of the gated MLP."""
+
+
+class WarmStart(_Part):
+    """Supervised steps before reinforcement learning."""
+
+    steps: int = Field(default=800, ge=0)
+    """Optimizer steps; 0 starts from random weights."""
+    demonstrations_per_step: int = Field(default=16, ge=1)
+    lr: float = Field(default=1.5e-3, gt=0)
+    """Peak learning rate of AdamW (beta2 0.95), cosine down to a tenth."""
+    clean_share: float = Field(default=0.7, ge=0, le=1)
+    """Share of the steps, from the start, in which every demonstration is right and step by step."""
+    wrong_share: float = Field(default=0.3, ge=0, le=1)
+    """Probability of a wrong intermediate result in the mixed demonstrations after that."""
+    seed: int = 0
+    """Decides initial weights and demonstrations; runs with different recipe seeds share the warm start."""
 
 
 class Batch(_Part):
@@ -51,6 +78,24 @@ class Rollout(_Part):
     """Softmax temperature of sampler and learner; a tunable."""
     slots: int = Field(default=128, ge=1)
     """Completions decoded at once. More slots than a batch needs make training more off-policy."""
+
+
+class OptimizerSpec(_Part):
+    """AdamW with a constant learning rate after a linear warm-up."""
+
+    lr: float = Field(default=5e-7, gt=0)
+    """Base learning rate, reached after the warm-up."""
+    warmup_steps: int = Field(default=100, ge=0)
+    """Steps of linear warm-up."""
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.95, ge=0, lt=1)
+    eps: float = Field(default=1e-15, gt=0)
+    """Tiny on purpose: a larger one acts as a hidden gradient clipping."""
+    weight_decay: float = Field(default=0.01, ge=0)
+    clip_norm: float = Field(default=1.0, gt=0)
+    """Largest global gradient norm."""
+    tokens_per_micro_batch: int = Field(default=8192, ge=1)
+    """Padded tokens per forward and backward pass; memory grows with it, the result does not change."""
 
 
 class Staleness(_Part):

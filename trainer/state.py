@@ -13,14 +13,14 @@ class RunState:
 
     step: int = 0
     """Optimizer steps behind the weights in force."""
-    version: Version = Version(0, 0)
+    version: Version = field(default_factory=lambda: Version(0, 0))
     """Weights version that the learner has published last."""
     compute: float = 0.0
     """Device-seconds of generation and training behind the weights in force; a rollback takes it back."""
     window: list[float] = field(default_factory=list)
     """Pass rates of the last training batches, newest last."""
-    score: Score | None = None
-    """Last held-out evaluation on this lineage."""
+    best: Score | None = None
+    """Best held-out evaluation on this lineage."""
     forks: dict[int, int] = field(default_factory=dict)
     """Branch -> step at which it began."""
 
@@ -30,13 +30,12 @@ class RunState:
 
     def dump(self) -> dict[str, Any]:
         """As JSON values."""
-        score = self.score
         return {
             "step": self.step,
             "version": list(self.version),
             "compute": self.compute,
             "window": self.window,
-            "score": None if score is None else [score.step, score.pass_ratio, score.prompts],
+            "best": None if self.best is None else [self.best.step, self.best.pass_ratio, self.best.prompts],
             "forks": [[branch, start] for branch, start in self.forks.items()],
         }
 
@@ -48,6 +47,6 @@ class RunState:
             version=Version(*data["version"]),
             compute=data["compute"],
             window=list(data["window"]),
-            score=Score(*data["score"]) if data["score"] else None,
-            forks={branch: start for branch, start in data["forks"]},
+            best=Score(*data["best"]) if data["best"] else None,
+            forks=dict(data["forks"]),
         )

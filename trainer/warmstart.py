@@ -15,34 +15,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from transformers import __version__ as transformers_version
 
 from trainer.learn.fp32_head import hidden_states, logits
-from trainer.model import Model, TinyModel, Tokenizer, make_tiny
+from trainer.model import Model, Tokenizer, make_tiny
+from trainer.recipe import TinyModel, WarmStart
 from trainer.tasks.arithmetic import Arithmetic, ArithmeticSpec, demonstration
 from trainer.tasks.tokenizer import character_tokenizer
 
 FORMAT = 1
 """Raised when the code below changes what comes out for the same settings."""
-
-
-class WarmStart(BaseModel):
-    """Supervised steps before reinforcement learning."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    steps: int = Field(default=800, ge=0)
-    """Optimizer steps; 0 starts from random weights."""
-    demonstrations_per_step: int = Field(default=16, ge=1)
-    lr: float = Field(default=1.5e-3, gt=0)
-    """Peak learning rate of AdamW (beta2 0.95), cosine down to a tenth."""
-    clean_share: float = Field(default=0.7, ge=0, le=1)
-    """Share of the steps, from the start, in which every demonstration is right and step by step."""
-    wrong_share: float = Field(default=0.3, ge=0, le=1)
-    """Probability of a wrong intermediate result in the mixed demonstrations after that."""
-    seed: int = 0
-    """Decides initial weights and demonstrations; runs with different recipe seeds share the warm start."""
 
 
 def warm_started(

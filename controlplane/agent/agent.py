@@ -94,6 +94,7 @@ class Agent:
             mailbox or DirectoryMailbox(rundir),
             journal,
             key,
+            (info.run_uid, self.incarnation),
             clock,
             on_unreadable=lambda: self.store.inc("rl_trainer_control_messages_total", state="rejected"),
         )

@@ -140,8 +140,7 @@ def _out_of_order(desired: Desired, memory: Memory) -> Refusal | None:
         return Refusal(
             f"decision {desired.decision_id} was answered before: {memory.answers[desired.decision_id].state}"
         )
-    # A new controller goes on from what is in force; what the old one asked for in vain does not bind it.
-    newest = memory.newest_generation if desired.epoch == memory.epoch else memory.applied_generation
+    newest = max(memory.newest_generation if desired.epoch == memory.epoch else 0, memory.applied_generation)
     if desired.generation <= newest and desired.decision_id != memory.waiting:
         return Refusal(f"generation {desired.generation} is not newer than {newest}")
     if desired.base_generation != memory.applied_generation:

@@ -119,17 +119,22 @@ class Journal:
 
 
 class Courier:
-    """Carries documents between a mailbox and the boundary, in a daemon thread or, without one, when told to."""
+    """Carries documents between a mailbox and the boundary, in a daemon thread or, without one, when told to.
+
+    `address` is the run and the incarnation that documents should be written for.
+    """
 
     def __init__(
         self,
         mailbox: Mailbox,
         journal: Journal,
         key: bytes,
+        address: tuple[str, str],
         clock: Callable[[], float],
         on_unreadable: Callable[[], None],
     ) -> None:
         self._mailbox, self._journal, self._key, self._clock = mailbox, journal, key, clock
+        self._address = address
         self._on_unreadable = on_unreadable
         self._lock = threading.Lock()
         self._writing = threading.Lock()
@@ -185,7 +190,11 @@ class Courier:
                 self._complaint = parsed
         else:
             received = Received(
-                at=self._clock(), decision_id=parsed.decision_id, generation=parsed.generation, action=parsed.action
+                at=self._clock(),
+                decision_id=parsed.decision_id,
+                generation=parsed.generation,
+                epoch=parsed.epoch if (parsed.run_uid, parsed.incarnation) == self._address else None,
+                action=parsed.action,
             )
             self._journal_now([received])
             with self._lock:

@@ -41,6 +41,8 @@ class Received(_Record):
     event: Literal["received"] = "received"
     decision_id: str
     generation: int
+    epoch: int | None
+    """Epoch of the document; None when it is addressed to another run or process, where it fences nobody off."""
     action: Action
 
 
@@ -59,7 +61,7 @@ class Answered(_Record):
     action: Action = Action.none
     source: Literal["controller", "lease"] = "controller"
     epoch: int | None = None
-    """Epoch of the document; None when it was not believed to come from the controller in charge."""
+    """Epoch of the document; None when it did not come from the controller in charge."""
     before: dict[str, float] = {}
     after: dict[str, float] = {}
     lease: Lease | None = None
@@ -135,9 +137,7 @@ class Memory:
                 leases = {name: lease for name, lease in self.leases.items() if name in values}
                 return replace(self, recipe=record.values, values=values, leases=leases, poisoned="", waiting=None)
             case Received():
-                if record.decision_id in self.answers:
-                    return self
-                return replace(self, unanswered={**self.unanswered, record.decision_id: record})
+                return self._received(record)
             case Changed():
                 leases = {name: lease for name, lease in self.leases.items() if name not in record.after}
                 return replace(self, values={**self.values, **record.after}, leases=leases)
@@ -146,12 +146,21 @@ class Memory:
             case Unreadable():
                 return self
 
+    def _received(self, record: Received) -> "Memory":
+        known = self
+        if record.epoch is not None and record.epoch > self.epoch:
+            # At once and not with the answer: whatever happens to this process, the old controller stays fenced off.
+            # The new one goes on from what is in force; what the old one asked for in vain does not bind it.
+            known = replace(self, epoch=record.epoch, newest_generation=self.applied_generation)
+        if record.decision_id in self.answers:
+            return known
+        return replace(known, unanswered={**self.unanswered, record.decision_id: record})
+
     def _answered(self, record: Answered) -> "Memory":
         ack = record.ack
         known = replace(self, last_ack=ack)
-        if record.epoch is not None:
-            newest = self.newest_generation if record.epoch == self.epoch else self.applied_generation
-            known = replace(known, epoch=record.epoch, newest_generation=max(newest, ack.generation))
+        if record.epoch == self.epoch:
+            known = replace(known, newest_generation=max(self.newest_generation, ack.generation))
         if ack.state is AckState.accepted:
             return replace(known, waiting=ack.decision_id)
         return replace(

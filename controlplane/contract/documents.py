@@ -12,7 +12,7 @@ import hashlib
 import hmac
 import json
 from enum import StrEnum
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -91,7 +91,7 @@ class Lease(_Document):
     """A temporary change: past `until_step` without renewal the agent sets the tunables back to `revert_to` by itself."""
 
     until_step: int = Field(ge=0)
-    revert_to: dict[str, float]
+    revert_to: dict[str, Annotated[float, Field(allow_inf_nan=False)]]
 
 
 class Target(_Document):
@@ -149,7 +149,7 @@ class Desired(_Document):
     def verified(self, key: bytes) -> bool:
         """Whether the signature was made with `key`; compares in constant time."""
         expected = hmac.new(key, self._payload(), hashlib.sha256).hexdigest()
-        return hmac.compare_digest(expected, self.signature)
+        return hmac.compare_digest(expected.encode(), self.signature.encode(errors="replace"))
 
 
 class Ack(_Document):

@@ -5,9 +5,10 @@ branch that begins at a smaller step. What the controller thought of it is in it
 """
 
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from functools import lru_cache
+from itertools import pairwise
 from math import isfinite, nan
 from typing import Any
 
@@ -129,8 +130,13 @@ def finished(record: Record) -> bool:
 
 def policy_of(record: Record) -> Policy | None:
     """The policy in force; None where there was no controller."""
+    return _policy(record.policy_text) if record.policy_text else None
+
+
+@lru_cache(maxsize=8)
+def _policy(text: str) -> Policy | None:
     try:
-        return parse(record.policy_text, Policy) if record.policy_text else None
+        return parse(text, Policy)
     except FileError:
         return None  # written by another version: the text is still shown
 
@@ -156,16 +162,20 @@ def heldout(record: Record) -> list[dict[str, Any]]:
 
 
 def forks(record: Record) -> list[Fork]:
-    """Every rollback, from the trainer's own lines, or from the controller's looks where there are none."""
+    """Every rollback: as the trainer wrote it down, else as its steps or the looks of the controller show it."""
     if record.steps:
         seen = [(int(r.get("branch") or 0), int(r["step"]), number(r, "time")) for r in record.steps]
     else:
         seen = [(look.branch, look.step, look.at) for look in record.looks if look.step is not None]
-    found = []
-    for (branch, step, _), (new, first, at) in zip(seen, seen[1:], strict=False):
+    found = {}
+    for (branch, step, _), (new, first, at) in pairwise(seen):
         if new > branch:
-            found.append(Fork(new, step, max(0, first - 1), at))
-    return found
+            found[new] = Fork(new, step, max(0, first - 1), at)
+    for event in record.events:  # there before the first step of the new branch is, and exact
+        if event.get("event") == "rollback" and isfinite(number(event, "from_step")):
+            fork = Fork(int(event["branch"]), int(event["from_step"]), int(event["step"]), number(event, "time"))
+            found[fork.branch] = fork
+    return [found[branch] for branch in sorted(found)]
 
 
 def in_force(record: Record, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -249,7 +259,10 @@ def interventions(record: Record) -> list[Intervention]:
         what = decision.change.sentence() if decision.change else "tell a person"
         verdict = verdicts.get(decision.decision_id) if decision.decision_id else None
         if decision.kind is not Kind.act:
-            outcome, helped = ("told" if decision.kind is Kind.page else f"not carried out: {decision.kind.value}"), None
+            outcome, helped = (
+                ("told" if decision.kind is Kind.page else f"not carried out: {decision.kind.value}"),
+                None,
+            )
         elif verdict:
             outcome, helped = verdict.reason, verdict.helped
         else:
@@ -407,7 +420,11 @@ def status(record: Record, now: float) -> tuple[str, str, str]:
         return "bad", "ALARM", f"{' and '.join(alarms)} in alarm: {record.looks[-1].decision.reason}"
     if last and open_trouble and last.fork and (last.fork.branch == branch_now(record)):
         fork = last.fork
-        return "attention", "RECOVERING", f"rolled back from step {fork.from_step} to step {fork.to_step}, where it had {ratio(last.former)}"
+        return (
+            "attention",
+            "RECOVERING",
+            f"rolled back from step {fork.from_step} to step {fork.to_step}, where it had {ratio(last.former)}",
+        )
     if last and open_trouble:
         return "bad", "COLLAPSED", episode_words(record, last)
     return "good", "RUNNING", _running(record, last)
@@ -461,7 +478,7 @@ def elapsed(record: Record, now: float) -> float:
 def seconds_per_step(record: Record) -> float:
     """Median wall time of the last steps, evaluation included; NaN before two steps."""
     times = [number(r, "time") for r in record.steps[-31:]]
-    gaps = [b - a for a, b in zip(times, times[1:], strict=False) if isfinite(b - a)]
+    gaps = [b - a for a, b in pairwise(times) if isfinite(b - a)]
     return float(np.mean(gaps)) if gaps else nan
 
 
@@ -482,18 +499,7 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
 
 
-def moment(at: float) -> str:
-    """UTC date and time of Unix seconds."""
-    return datetime.fromtimestamp(at, timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC") if isfinite(at) else "unknown"
-
-
 def counts(looks: Iterable[Look]) -> list[tuple[str, int]]:
     """How often each kind of decision was made, in the order of the ladder; kinds that never came are left out."""
     kinds = [look.decision.kind for look in looks]
     return [(kind.value, kinds.count(kind)) for kind in Kind if kind in kinds]
-
-
-def spread(values: Sequence[float]) -> tuple[float, float]:
-    """(lowest, highest) of the finite values; NaN without one."""
-    finite = [v for v in values if isfinite(v)]
-    return (min(finite), max(finite)) if finite else (nan, nan)

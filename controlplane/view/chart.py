@@ -1,6 +1,7 @@
 """A chart made of braille characters: each cell holds 2 x 4 dots, and shows the most important layer that passes through it."""
 
 from collections.abc import Sequence
+from itertools import groupby, pairwise
 from math import isfinite
 
 from rich.text import Text
@@ -28,7 +29,7 @@ class Chart:
     def line(self, points: XY, style: str, rank: int) -> None:
         """Straight lines between neighbouring points; a value that is not finite breaks the line."""
         self.points(points, style, rank)
-        for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False):
+        for (x0, y0), (x1, y1) in pairwise(points):
             if not all(map(isfinite, (x0, y0, x1, y1))):
                 continue
             c0, r0, c1, r1 = self._column(x0), self._row(y0), self._column(x1), self._row(y1)
@@ -38,7 +39,7 @@ class Chart:
 
     def band(self, rows: Sequence[tuple[float, float, float]], style: str, rank: int) -> None:
         """(x, low, high) filled with every second dot."""
-        for (x0, low0, high0), (x1, low1, high1) in zip(rows, rows[1:], strict=False):
+        for (x0, low0, high0), (x1, low1, high1) in pairwise(rows):
             c0, c1 = self._column(x0), self._column(x1)
             for column in range(c0, c1 + 1):
                 share = (column - c0) / max(1, c1 - c0)
@@ -57,11 +58,9 @@ class Chart:
         """The lines of the chart, top first."""
         lines = []
         for row in range(self.height):
-            line = Text()
-            for column in range(self.width):
-                _, content, style = self._cells.get((column, row), (0, " ", ""))
-                line.append(content if isinstance(content, str) else chr(_BLANK + content), style)
-            lines.append(line)
+            cells = [self._cells.get((column, row), (0, " ", "")) for column in range(self.width)]
+            runs = groupby(cells, key=lambda cell: cell[2])
+            lines.append(Text.assemble(*(("".join(map(_character, run)), style) for style, run in runs)))
         return lines
 
     def position(self, x: float) -> int:
@@ -88,3 +87,8 @@ class Chart:
         if rank == before and isinstance(old, int) and isinstance(content, int):
             content |= old
         self._cells[column, row] = (rank, content, style)
+
+
+def _character(cell: tuple[int, int | str, str]) -> str:
+    content = cell[1]
+    return content if isinstance(content, str) else chr(_BLANK + content)

@@ -40,7 +40,9 @@ def _evaluation(record: Record, row: Mapping[str, Any]) -> str:
 
 
 def _look(look: Look) -> str:
-    return f"step {look.step if look.step is not None else '-':>5}  {look.decision.kind.value:<8}  {look.decision.reason}"
+    return (
+        f"step {look.step if look.step is not None else '-':>5}  {look.decision.kind.value:<8}  {look.decision.reason}"
+    )
 
 
 def _worth(row: Mapping[str, Any]) -> bool:
@@ -48,7 +50,9 @@ def _worth(row: Mapping[str, Any]) -> bool:
 
 
 def _event(row: Mapping[str, Any]) -> str:
-    rest = ", ".join(f"{k} {v}" for k, v in row.items() if k not in ("event", "step", "branch", "time") and v is not None)
+    rest = ", ".join(
+        f"{k} {v}" for k, v in row.items() if k not in ("event", "step", "branch", "time") and v is not None
+    )
     return f"step {row.get('step', '-'):>5}  trainer   {row.get('event')}, branch {row.get('branch', 0)}{': ' + rest if rest else ''}"
 
 

@@ -29,7 +29,7 @@ _GUTTER = 5  # columns left of the chart, for the labels of its axis
 _LABEL = 11  # columns of the labels of the lines below it
 
 
-def watch(root: Path, stop: threading.Event, console: Console | None = None, per_second: float = 3.0) -> Record:
+def watch(root: Path, stop: threading.Event, console: Console | None = None, per_second: float = 2.0) -> Record:
     """Show the run in `root` until it ends or `stop` is set; the record as last seen. Reads only."""
     console = console or Console()
     record = Record.of(root)
@@ -43,7 +43,9 @@ def watch(root: Path, stop: threading.Event, console: Console | None = None, per
             if words.ended(record) or stop.wait(1 / per_second):
                 break
     record.update()
-    console.print(render(record, console.width, 24, time.time()))  # the last picture stays when the screen is given back
+    console.print(
+        render(record, console.width, 24, time.time())
+    )  # the last picture stays when the screen is given back
     return record
 
 
@@ -160,7 +162,9 @@ def _forecast(record: Record, width: int, most: int) -> list[Text]:
         return _labelled("forecast", "no controller is attached, so none is made", "dim", width, 1)
     if words.ended(record) and record.forecast_at(0.25):
         return _labelled("forecast", words.forecast_sentence(record, 0.25), "", width, most)
-    return _labelled("forecast", words.forecast_words(record.forecasts[-1] if record.forecasts else None), "", width, most)
+    return _labelled(
+        "forecast", words.forecast_words(record.forecasts[-1] if record.forecasts else None), "", width, most
+    )
 
 
 def _detectors(record: Record, width: int) -> list[Text]:
@@ -220,13 +224,19 @@ def _decision(look: Look, when: str, width: int, most: int) -> list[Text]:
         level = "good" if decision.helped else "bad"
     quiet = "dim" if decision.kind in (Kind.nothing, Kind.hold) else ""
     first, *rest = _wrap(decision.reason, width - _LABEL - 9, most)
-    lines = [Text.assemble((f"{when:<{_LABEL}}", "dim"), (f"{decision.kind.value:<9}", JUDGEMENT[level] or quiet), (first, quiet))]
+    lines = [
+        Text.assemble(
+            (f"{when:<{_LABEL}}", "dim"), (f"{decision.kind.value:<9}", JUDGEMENT[level] or quiet), (first, quiet)
+        )
+    ]
     return lines + [Text.assemble(" " * (_LABEL + 9), (line, quiet)) for line in rest]
 
 
 def _labelled(label: str, text: str, style: str, width: int, most: int) -> list[Text]:
     lines = _wrap(text, width - _LABEL, most)
-    return [Text.assemble((f"{label if i == 0 else '':<{_LABEL}}", "dim"), (line, style)) for i, line in enumerate(lines)]
+    return [
+        Text.assemble((f"{label if i == 0 else '':<{_LABEL}}", "dim"), (line, style)) for i, line in enumerate(lines)
+    ]
 
 
 def _wrap(text: str, width: int, most: int) -> list[str]:

@@ -7,8 +7,9 @@ from controlplane.policy.models import Threshold
 from controlplane.record import Record
 from controlplane.report import words
 
-_LIMITS = {"truncation": 0.10, "gen_length": 15_000.0, "utilization": 0.70}
-"""Used where the policy names no threshold of its own: the limits that people who run such jobs agreed on."""
+_LIMITS = {"truncation": 0.10, "gen_length": 15_000.0}
+"""Used where the policy names no threshold of its own: the limits that people who run such jobs agreed on. A low utilisation
+is judged only where a policy names it: what is low depends on the machine."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ def vitals(record: Record) -> list[Vital]:
         _plain("pass", now("pass_ratio"), "{:.2f}"),
         _upto("length", now("mean_length"), limits["gen_length"], "{:.0f}", show=now("mean_length") > 1000),
         _upto("truncated", now("truncated"), limits["truncation"], "{:.1%}"),
-        _atleast("utilised", now("utilization"), limits["utilization"], "{:.0%}"),
+        _atleast("utilised", now("utilization"), limits.get("utilization"), "{:.0%}"),
         _gradient(record),
         _plain("entropy", now("entropy"), "{:.3f}"),
         _learning_rate(record),
@@ -60,9 +61,9 @@ def _upto(name: str, value: float, limit: float, form: str, show: bool = True) -
     return Vital(name, form.format(value), bound if show else "", "bad" if value > limit else "none")
 
 
-def _atleast(name: str, value: float, limit: float, form: str) -> Vital | None:
-    if not isfinite(value):
-        return None
+def _atleast(name: str, value: float, limit: float | None, form: str) -> Vital | None:
+    if not isfinite(value) or limit is None:
+        return _plain(name, value, form)
     return Vital(name, form.format(value), f"≥ {form.format(limit)}", "attention" if value < limit else "none")
 
 
@@ -79,7 +80,11 @@ def _learning_rate(record: Record) -> Vital | None:
     if not isfinite(rate):
         return None
     lowered = isfinite(scale) and scale != 1
-    return Vital("LR", f"{rate:.1e}" + (f" (scale {scale:g})" if isfinite(scale) else ""), level="attention" if lowered else "none")
+    return Vital(
+        "LR",
+        f"{rate:.1e}" + (f" (scale {scale:g})" if isfinite(scale) else ""),
+        level="attention" if lowered else "none",
+    )
 
 
 def _staleness(record: Record) -> Vital | None:

@@ -2,19 +2,20 @@ import json
 import logging
 import time
 import urllib.request
+from typing import Any
 
 import pytest
 
-from controlplane.agent import Agent, DirectoryMailbox, Directive, read_key
+from controlplane.agent import Agent, Directive, DirectoryMailbox, read_key
 from controlplane.contract.documents import Ack, AckState, Action, Lease, Observed, Phase, Setting, Target
 from controlplane.contract.rundir import RunDir, write_atomic
 from tests.agent.house import RAILS, VALUES, MemoryMailbox, desired, make_agent, report, send, state
 
-TO_GOOD = {"action": Action.rollback, "target": Target(step=3, digest="good-3")}
+TO_GOOD: dict[str, Any] = {"action": Action.rollback, "target": Target(step=3, digest="good-3")}
 
 
-def hand_out(agent: Agent, mailbox: MemoryMailbox, rundir: RunDir, step: int = 10, **changes: object) -> Directive:
-    send(mailbox, rundir, desired(agent, **changes))  # type: ignore[arg-type]
+def hand_out(agent: Agent, mailbox: MemoryMailbox, rundir: RunDir, step: int = 10, **changes: Any) -> Directive:
+    send(mailbox, rundir, desired(agent, **changes))
     directive = agent.boundary(state(agent, step))
     assert directive is not None, mailbox.observed
     return directive
@@ -143,6 +144,32 @@ def test_a_lapsed_lease_reverts_by_itself(rundir: RunDir, mailbox: MemoryMailbox
     assert agent.values["lr_scale"] == 1.0
     assert agent.boundary(state(agent, 17)) is None
     assert 'changes_total{name="lr_scale",source="lease"} 1.0' in agent.store.text()
+
+
+def test_a_change_without_a_lease_makes_the_leased_tunable_permanent(rundir: RunDir, mailbox: MemoryMailbox) -> None:
+    agent = make_agent(rundir, mailbox)
+    apply(agent, hand_out(agent, mailbox, rundir, scale=0.5, lease=Lease(until_step=15, revert_to={"lr_scale": 1.0})))
+    apply(agent, hand_out(agent, mailbox, rundir, 12, decision_id="d2", generation=2, base_generation=1, scale=1.5), 12)
+    assert agent.boundary(state(agent, 16)) is None
+    assert agent.values["lr_scale"] == 0.75
+
+
+def test_an_old_controller_stays_fenced_off_after_a_crash(rundir: RunDir, mailbox: MemoryMailbox) -> None:
+    first = make_agent(rundir, mailbox)
+    hand_out(first, mailbox, rundir, scale=0.5, epoch=2)  # the process dies before it is acknowledged
+    second = make_agent(rundir, mailbox)
+    send(mailbox, rundir, desired(second, "d2", epoch=1, scale=0.5))
+    assert second.boundary(state(second, 11)) is None
+    assert last_ack(mailbox).reason == "epoch 1 is fenced off; a controller with epoch 2 is in charge"
+
+
+def test_a_new_controller_is_not_bound_by_what_the_old_one_asked_for_in_vain(
+    rundir: RunDir, mailbox: MemoryMailbox
+) -> None:
+    agent = make_agent(rundir, mailbox)
+    send(mailbox, rundir, desired(agent, "d9", epoch=1, generation=9, base_generation=4, scale=0.5))
+    assert agent.boundary(state(agent)) is None
+    assert hand_out(agent, mailbox, rundir, 11, decision_id="d1", epoch=2, generation=1, scale=0.5)
 
 
 def test_a_revert_that_failed_is_tried_again(rundir: RunDir, mailbox: MemoryMailbox) -> None:
@@ -285,7 +312,7 @@ def test_a_wrong_acknowledgement_raises_and_can_be_repeated(
 def test_wrong_tunables_are_refused_at_the_start(rundir: RunDir) -> None:
     with pytest.raises(ValueError, match="unknown tunable 'lr'"):
         make_agent(rundir, values={"lr": 1.0})
-    with pytest.raises(ValueError, match="lr_scale is 9, outside its guard rails 0.1 to 4"):
+    with pytest.raises(ValueError, match=r"lr_scale is 9, outside its guard rails 0\.1 to 4"):
         make_agent(rundir, values={**VALUES, "lr_scale": 9.0})
     with pytest.raises(ValueError, match="guard rails name max_staleness"):
         make_agent(rundir, values={"lr_scale": 1.0})

@@ -1,6 +1,8 @@
 import math
 import threading
+import time
 import urllib.request
+from pathlib import Path
 
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
@@ -74,7 +76,8 @@ def test_openmetrics_scrape_parses_and_has_no_created() -> None:
     finally:
         store.close()
     assert text.endswith("# EOF\n")
-    names = {sample.name for family in parse_openmetrics(text) for sample in family.samples}
+    families = parse_openmetrics(text)  # type: ignore[no-untyped-call]
+    names = {sample.name for family in families for sample in family.samples}
     assert "rl_trainer_steps_total" in names
     assert not [name for name in names if name.endswith("_created")]
 
@@ -127,30 +130,29 @@ def test_unknown_metric_label_or_amount_raises_and_changes_nothing(store: Store,
 
 
 def test_one_scrape_never_mixes_two_steps(store: Store) -> None:
-    done = threading.Event()
+    enough = threading.Event()
 
     def train() -> None:
-        for step in range(1, 2000):
+        step = 0
+        while not enough.is_set():
+            step += 1
             with store.update():
                 store.set("x_gauge", step, kind="a")
+                time.sleep(0)  # gives the scraper every chance to come between
                 store.inc("x_total", kind="a")
                 store.set("x_gauge", step, kind="b")
-        done.set()
 
     thread = threading.Thread(target=train)
     thread.start()
-    scrapes = 0
-    while not done.is_set():
-        now = {
-            (sample.name, *sample.labels.values()): sample.value
-            for family in store.collect()
-            for sample in family.samples
-        }
-        assert now.get(("x_gauge", "a")) == now.get(("x_gauge", "b"))
-        assert now.get(("x_gauge", "a"), 0) == now[("x_total", "a")]
-        scrapes += 1
-    thread.join()
-    assert scrapes
+    try:
+        for _ in range(300):
+            now = {(s.name, *s.labels.values()): s.value for family in store.collect() for s in family.samples}
+            assert now.get(("x_gauge", "a")) == now.get(("x_gauge", "b"))
+            assert now.get(("x_gauge", "a"), 0) == now[("x_total", "a")]
+    finally:
+        enough.set()
+        thread.join()
+    assert now[("x_total", "a")] > 0
 
 
 def test_server_is_on_loopback_and_its_port_is_free_after_close() -> None:
@@ -164,8 +166,8 @@ def test_server_is_on_loopback_and_its_port_is_free_after_close() -> None:
 
 
 def test_multiprocess_directory_of_another_library_does_not_touch_ours(
-    monkeypatch: pytest.MonkeyPatch, tmp_path, store: Store
-) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, store: Store
+) -> None:
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
     store.inc("x_total", kind="a")
     assert value(store, "x_total", kind="a") == 1.0

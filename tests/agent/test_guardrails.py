@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,10 +12,10 @@ from controlplane.contract.documents import Ack, AckState, Action, Desired, Leas
 from controlplane.contract.tunables import TUNABLES
 from tests.agent.house import FRESH, GOOD, INFO, RAILS, VALUES
 
-TO_GOOD = {"action": Action.rollback, "target": Target(step=3, digest="good-3")}
+TO_GOOD: dict[str, Any] = {"action": Action.rollback, "target": Target(step=3, digest="good-3")}
 
 
-def ask(memory: Memory | None = None, rails: GuardRails = RAILS, step: int = 10, **changes: object) -> Verdict:
+def ask(memory: Memory | None = None, rails: GuardRails = RAILS, step: int = 10, **changes: Any) -> Verdict:
     document = Desired.model_validate(
         {
             "run_uid": INFO.run_uid,

@@ -198,4 +198,4 @@ class Protocol(RuleBasedStateMachine):
 
 
 TestProtocol = Protocol.TestCase
-TestProtocol.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
+TestProtocol.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)

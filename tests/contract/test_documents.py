@@ -39,6 +39,7 @@ def desired(**changes: object) -> Desired:
         {"set": {"lr_scale": {"scale": 0}}},
         {"set": {"lr_scale": {"value": float("nan")}}},
         {"set": {"lr_scale": {"scale": float("inf")}}},
+        {"lease": {"until_step": 20, "revert_to": {"lr_scale": float("nan")}}},
         {"target": None},
         {"action": "none"},
         {"action": "explode"},

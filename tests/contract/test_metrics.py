@@ -13,7 +13,9 @@ def test_names_follow_the_prometheus_rules(metric: Metric) -> None:
     )
     assert metric.name.endswith("_total") == (metric.kind == "counter")
     assert metric.name.endswith("_info") == (metric.kind == "info")
-    if metric.unit in ("ratio", "bytes", "nats") or (metric.unit == "seconds" and metric.kind != "counter"):
+    if metric.name.endswith("_probability"):
+        assert metric.unit == "ratio"
+    elif metric.unit in ("ratio", "bytes", "nats") or (metric.unit == "seconds" and metric.kind != "counter"):
         assert metric.name.removesuffix("_total").endswith(metric.unit) or f"_{metric.unit}_" in metric.name
     assert metric.help.endswith(".")
     assert not {"le", "quantile", "run", "job", "instance"} & set(metric.labels)

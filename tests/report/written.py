@@ -12,13 +12,13 @@ import numpy as np
 
 from controlplane.contract.documents import Ack, AckState, Health, Observed, Phase
 from controlplane.contract.rundir import RunDir, RunInfo, append_line, write_atomic
+from controlplane.contract.yamlfile import parse
 from controlplane.decide import Kind
 from controlplane.journal import Journal
 from controlplane.loop import Controller
 from controlplane.policy import Policy
 from controlplane.policy.load import find
 from controlplane.policy.models import Autonomy
-from controlplane.contract.yamlfile import parse
 from controlplane.sources.base import Sample
 from tests.looks import Run
 
@@ -37,8 +37,14 @@ class Trainer:
         root.mkdir(parents=True)
         write_atomic(self.dir.key, "00" * 32)
         info = RunInfo(
-            run_uid="run", name=name, created_at=START - 3, planned_steps=PLANNED, config_hash="c0ffee", framework="torch",
-            algorithm="ScaleRL", model="tiny-qwen3",
+            run_uid="run",
+            name=name,
+            created_at=START - 3,
+            planned_steps=PLANNED,
+            config_hash="c0ffee",
+            framework="torch",
+            algorithm="ScaleRL",
+            model="tiny-qwen3",
         )
         write_atomic(self.dir.info, info.model_dump_json())
         self._event("start")
@@ -129,7 +135,7 @@ class Trainer:
         )  # fmt: skip
         self.fault, self.steps_in_fault = False, 0
         self.at += 1.2
-        self._event("rollback", reason=decision.reason)
+        self._event("rollback", reason=decision.reason, from_step=decision.step)
 
     def _observed(self, phase: Phase = Phase.training) -> None:
         observed: Observed = self.seen.observed(phase)

@@ -1,4 +1,5 @@
 import math
+import random
 import time
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from controlplane.agent import read_key
 from controlplane.contract.documents import AckState, Action, Desired, Health, Observed, Setting, Target
 from controlplane.contract.rundir import RunDir, write_atomic
 from controlplane.sim import Fault, SimTrainer, lr_fault, nan, stall
+from controlplane.sim.learner import passes
 
 
 @pytest.fixture
@@ -117,7 +119,9 @@ def test_a_rollback_recovers_at_once(make) -> None:  # type: ignore[no-untyped-d
     advance(sim, good.step + 30)
     assert sim.skill.pass_ratio > 0.8
     assert observed(sim).branch == 1
-    assert (observed(sim).last_ack or pytest.fail()).state is AckState.applied
+    ack = observed(sim).last_ack
+    assert ack is not None
+    assert ack.state is AckState.applied
 
 
 def test_lr_scale_below_the_cliff_prevents_the_collapse(make) -> None:  # type: ignore[no-untyped-def]
@@ -167,10 +171,6 @@ def test_a_stall_costs_virtual_time_only(make) -> None:  # type: ignore[no-untyp
 
 
 def test_a_batch_is_noisier_than_its_size_says(make) -> None:  # type: ignore[no-untyped-def]
-    import random
-
-    from controlplane.sim.learner import passes
-
     rng = random.Random(0)
     ratios = [sum(passes(0.5, 16, 8, rng)) / 128 for _ in range(2000)]
     mean = sum(ratios) / len(ratios)

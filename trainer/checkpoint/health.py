@@ -4,7 +4,9 @@
     fresh, good --(a rollback went behind it)--> bad
 
 A checkpoint is proven by the steps after it: weights that look fine at the moment of saving may already be on their way
-down. What comes later can fail to prove it, but only a rollback declares it bad.
+down. Training batches are compared with those just before the checkpoint (the curriculum moves them over time), held-out
+evaluations with the best one on this lineage: a run that has collapsed is steady too, and must not prove itself good.
+What comes later can fail to prove a checkpoint, but only a rollback declares it bad.
 """
 
 import math
@@ -58,7 +60,7 @@ class Trial:
     reference: float
     """Mean pass rate of the training batches up to the checkpoint; NaN at the start of a run."""
     baseline: Score | None
-    """Evaluation at the checkpoint, or the last one before it."""
+    """Best evaluation on the lineage up to the checkpoint."""
     healthy_steps: int = 0
     evaluated: bool = False
 
@@ -89,7 +91,7 @@ def healthy(step: StepHealth, reference: float) -> bool:
 
 
 def passes(score: Score, baseline: Score | None) -> bool:
-    """Whether an evaluation is finite and within tolerance of the one at the checkpoint."""
+    """Whether an evaluation is finite and within tolerance of the best one before."""
     if not math.isfinite(score.pass_ratio):
         return False
     if baseline is None:

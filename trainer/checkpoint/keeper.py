@@ -32,7 +32,7 @@ class Keeper:
     def save(self, state: RunState, content: Content) -> Checkpoint | None:
         """Write a checkpoint of the state in force; None when the disk refused it (reported, and the run goes on)."""
         started = time.perf_counter()
-        trial = Trial(state.step, reference(state.window), state.score)
+        trial = Trial(state.step, reference(state.window), state.best)
         try:
             checkpoint = self._store.save(state.step, state.branch, state.version.n, content, trial)
         except CheckpointError as error:

@@ -10,34 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from trainer.learn.advantage import batch_normalised
 from trainer.learn.fp32_head import hidden_states, logprobs
 from trainer.learn.loss import LossStats, cispo, prompt_average_weights
 from trainer.model import Model
+from trainer.recipe import OptimizerSpec
 from trainer.types import ScoredGroup
-
-
-class OptimizerSpec(BaseModel):
-    """AdamW with a constant learning rate after a linear warm-up."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    lr: float = Field(default=5e-7, gt=0)
-    """Base learning rate, reached after the warm-up."""
-    warmup_steps: int = Field(default=100, ge=0)
-    """Steps of linear warm-up."""
-    beta1: float = Field(default=0.9, ge=0, lt=1)
-    beta2: float = Field(default=0.95, ge=0, lt=1)
-    eps: float = Field(default=1e-15, gt=0)
-    """Tiny on purpose: a larger one acts as a hidden gradient clipping."""
-    weight_decay: float = Field(default=0.01, ge=0)
-    clip_norm: float = Field(default=1.0, gt=0)
-    """Largest global gradient norm."""
-    tokens_per_micro_batch: int = Field(default=8192, ge=1)
-    """Padded tokens per forward and backward pass; memory grows with it, the result does not change."""
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,8 @@ class Curriculum:
         same data in the same order is what went wrong.
         """
         before = {entry["epoch"]: set(entry["done"]) for entry in state["epochs"]}
+        saved = {entry["epoch"]: frozenset(entry["left_out"]) for entry in state["epochs"]}
+        self._left_out = {**saved, **self._left_out}  # a restart forgets those of epochs closed since then
         first = min(before)
         skipped = [
             Item(epoch, ordinal)

@@ -1,0 +1,5 @@
+"""The view is tested on the same runs as the report."""
+
+from tests.report.conftest import record, runs
+
+__all__ = ["record", "runs"]

@@ -2,6 +2,10 @@
 
 from pathlib import Path
 
+from controlplane.report.words import summary
+
+__all__ = ["summary", "write"]
+
 
 def write(roots: list[Path], out: Path) -> None:
     """Write the report of the runs in `roots` to `out`, replacing it at once. With several runs they are compared first."""

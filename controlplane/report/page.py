@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from controlplane.decide import Kind
 from controlplane.record import Record
-from controlplane.report import plots, words
+from controlplane.report import facts, plots, words
 from controlplane.report.theme import style
 
 LONGEST_LIST = 60
@@ -34,7 +34,7 @@ def page(records: Sequence[Record]) -> str:
 
 def arms(records: Sequence[Record]) -> list[str]:
     """A name for each run, its directory added where names are alike."""
-    names = [words.name(record) for record in records]
+    names = [facts.name(record) for record in records]
     return [n if names.count(n) == 1 else f"{n} ({r.rundir.root.name})" for n, r in zip(names, records, strict=True)]
 
 
@@ -51,19 +51,19 @@ def _comparison(records: Sequence[Record], names: Sequence[str]) -> str:
 
 
 def _arm(record: Record, name: str) -> tuple[str, ...]:
-    found = words.episodes(record)
-    rows = words.in_force(record, words.heldout(record))
-    end = words.ratio(words.number(rows[-1], "pass_ratio")) if rows else "–"
+    found = facts.episodes(record)
+    rows = facts.in_force(record, facts.heldout(record))
+    end = words.ratio(facts.number(rows[-1], "pass_ratio")) if rows else "–"
     before = words.ratio(found[0].former) if found else "–"
     answer = recovered(record)
     shown = {True: _judged("yes", "good"), False: _judged("no", "bad"), None: "no trouble" if not found else "unknown"}
-    who = words.mode(record) or "none"
-    return escape(name), escape(who), end, before, str(len(words.forks(record))), shown[answer]
+    who = facts.mode(record) or "none"
+    return escape(name), escape(who), end, before, str(len(facts.forks(record))), shown[answer]
 
 
 def recovered(record: Record) -> bool | None:
     """Whether the run came back from all its troubles; None where there was none, or nothing to tell it by."""
-    found = [episode for episode in words.episodes(record) if isfinite(episode.former)]
+    found = [episode for episode in facts.episodes(record) if isfinite(episode.former)]
     return all(episode.recovered_at is not None for episode in found) if found else None
 
 
@@ -72,7 +72,7 @@ def _verdict(records: Sequence[Record], names: Sequence[str]) -> str:
     groups = [
         ("met trouble and recovered", [n for r, n in zip(records, names, strict=True) if recovered(r) is True]),
         ("met trouble and did not recover", [n for r, n in zip(records, names, strict=True) if recovered(r) is False]),
-        ("met no trouble", [n for r, n in zip(records, names, strict=True) if not words.episodes(r)]),
+        ("met no trouble", [n for r, n in zip(records, names, strict=True) if not facts.episodes(r)]),
     ]
     said = [f"{' and '.join(group)} {what}" for what, group in groups if group]
     return ("; ".join(said) or "Nothing can be said about these runs yet") + "."
@@ -95,24 +95,24 @@ def _run(record: Record, name: str) -> str:
 
 
 def _key_figures(record: Record) -> str:
-    rows = words.in_force(record, words.heldout(record))
-    first, last = (words.number(rows[i], "pass_ratio") if rows else float("nan") for i in (0, -1))
-    level, word, _ = words.status(record, words.last_seen(record))
+    rows = facts.in_force(record, facts.heldout(record))
+    first, last = (facts.number(rows[i], "pass_ratio") if rows else float("nan") for i in (0, -1))
+    level, word, _ = words.status(record, facts.last_seen(record))
     info = record.info
     found = [
-        ("State", _judged(word.lower(), level), f"step {words.step_now(record)} of {words.planned(record)}"),
+        ("State", _judged(word.lower(), level), f"step {facts.step_now(record)} of {facts.planned(record)}"),
         (
             "Held-out pass rate",
             words.ratio(last) if rows else "–",
             f"{words.ratio(first)} at the start" if rows else "not evaluated",
         ),
-        ("Rollbacks", str(len(words.forks(record))), f"now on branch {words.branch_now(record)}"),
+        ("Rollbacks", str(len(facts.forks(record))), f"now on branch {facts.branch_now(record)}"),
         (
             "Controller",
-            escape(words.mode(record) or "none"),
+            escape(facts.mode(record) or "none"),
             escape(f"policy {record.policy}") if record.policy else "",
         ),
-        ("Wall time", words.duration(words.elapsed(record, words.last_seen(record))), f"{_compute(record)}"),
+        ("Wall time", words.duration(facts.elapsed(record, facts.last_seen(record))), f"{_compute(record)}"),
         ("Model", escape(info.model) if info else "–", escape(f"{info.algorithm} on {info.framework}") if info else ""),
     ]
     cells = "".join(f"<div><dt>{name}</dt><dd>{value}<small>{note}</small></dd></div>" for name, value, note in found)
@@ -120,7 +120,7 @@ def _key_figures(record: Record) -> str:
 
 
 def _compute(record: Record) -> str:
-    value = words.vital(record, "compute")
+    value = facts.vital(record, "compute")
     return f"{value:.0f} device-seconds behind the weights" if isfinite(value) else ""
 
 
@@ -142,13 +142,13 @@ def _forecast(record: Record) -> str:
     title = "Forecast made at a quarter of the run, and what came"
     if view is None:
         view, title = record.forecasts[-1], "The newest forecast"
-        sentence = f"At step {view.step} of {words.planned(record)}: {words.forecast_words(view)}."
+        sentence = f"At step {view.step} of {facts.planned(record)}: {words.forecast_words(view)}."
     else:
         sentence = words.forecast_sentence(record, 0.25)
     views = [view]
     if view.refused:
         views += [v for v in record.forecasts if v.step >= view.step and not v.refused][:1]
-    held = words.check_forecast(record, views[-1]).held if not views[-1].refused else None
+    held = facts.check_forecast(record, views[-1]).held if not views[-1].refused else None
     answer = {True: _judged("Inside the band.", "good"), False: _judged("Outside the band.", "bad"), None: ""}[held]
     answer = _judged("Refused.", "attention") if view.refused else answer
     picture = _figure(lambda: plots.forecast(record, views), "Forecast band and what came")
@@ -195,7 +195,7 @@ _MEANING = {
 def _decisions(record: Record) -> str:
     if not record.looks:
         return ""
-    rows = [(escape(kind), str(n), _MEANING[Kind(kind)]) for kind, n in words.counts(record.looks)]
+    rows = [(escape(kind), str(n), _MEANING[Kind(kind)]) for kind, n in facts.counts(record.looks)]
     starts = f"{record.controller_starts} controller start{'s' if record.controller_starts != 1 else ''}"
     return f"<h2>Decisions</h2>\n<p>{len(record.looks)} looks at the run, {starts}.</p>\n{_table(('Kind', 'Times', 'Meaning'), rows)}"
 

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 
 from controlplane.decide import ForecastView, Kind
 from controlplane.record import Record
-from controlplane.report import words
+from controlplane.report import facts, words
 from controlplane.report.theme import inline, light
 
 _STYLE = {
@@ -87,7 +87,7 @@ def overview(record: Record) -> Figure:
     _training(axes, record)
     _heldout(axes, record)
     _marks(axes, marks(record))
-    for fork in words.forks(record):
+    for fork in facts.forks(record):
         back = _value_at(record, fork.to_step)
         if isfinite(back):
             arrow = {"arrowstyle": "->", "color": light("attention"), "lw": 1.3, "connectionstyle": "arc3,rad=-0.25"}
@@ -102,9 +102,9 @@ def overview(record: Record) -> Figure:
 def forecast(record: Record, views: Sequence[ForecastView]) -> Figure:
     """Each forecast's band from where it was made to the end, with what was known then and what came after."""
     figure, axes = _pass_rate(record, 3.4)
-    rows = words.in_force(record, words.heldout(record))
+    rows = facts.in_force(record, facts.heldout(record))
     for view in views:
-        band = words.band_by_step(record, view)
+        band = facts.band_by_step(record, view)
         if not band:
             continue
         steps, lows, middles, highs = zip(*band, strict=True)
@@ -144,7 +144,7 @@ def vitals(record: Record) -> Figure:
         ("Utilisation, share", "utilization", False), ("Staleness, steps (max)", "staleness_max", False),
         ("Seconds per step", "seconds", False),
     )  # fmt: skip
-    kept, lost = words.in_force(record, record.steps), words.abandoned(record, record.steps)
+    kept, lost = facts.in_force(record, record.steps), facts.abandoned(record, record.steps)
     happened = marks(record)
     for axes, (title, key, logarithmic) in zip(grid, panels, strict=True):
         axes.set_title(title)
@@ -152,7 +152,7 @@ def vitals(record: Record) -> Figure:
         for rows, colour in ((kept, "held"), *((stretch, "lost") for stretch in lost)):
             xs, ys = _xy(rows, key, positive=logarithmic)
             axes.plot(xs, ys, color=light(colour), lw=1.1)
-        if not isfinite(words.vital(record, key)):
+        if not isfinite(facts.vital(record, key)):
             axes.annotate("not recorded", (0.5, 0.5), xycoords="axes fraction", ha="center", color=light("soft"))
             axes.set_yticks([])
         elif logarithmic:
@@ -170,14 +170,14 @@ def comparison(records: Sequence[Record], names: Sequence[str]) -> Figure:
     """The held-out curves of several runs in one picture, named where they end."""
     figure = Figure(figsize=(10, 4.0), layout="constrained")
     axes = figure.subplots()
-    _frame(axes, max(map(words.planned, records), default=1))
+    _frame(axes, max(map(facts.planned, records), default=1))
     ends: list[tuple[float, float, str, str]] = []
     for index, (record, name) in enumerate(zip(records, names, strict=True)):
         colour = light(_ARMS[index % len(_ARMS)])
         top = 3 - index / 100  # the first run is the one that the others are compared with
-        for stretch in words.abandoned(record, record.steps):
+        for stretch in facts.abandoned(record, record.steps):
             axes.plot(*_xy(stretch, "pass_ratio"), color=colour, lw=1.2, alpha=0.45, zorder=top)
-        xs, ys = _xy(words.in_force(record, words.heldout(record) or record.steps), "pass_ratio")
+        xs, ys = _xy(facts.in_force(record, facts.heldout(record) or record.steps), "pass_ratio")
         axes.plot(xs, ys, color=colour, lw=2, zorder=top)
         finite = [(x, y) for x, y in zip(xs, ys, strict=True) if isfinite(y)]
         if finite:
@@ -196,7 +196,7 @@ def comparison(records: Sequence[Record], names: Sequence[str]) -> Figure:
 def marks(record: Record, advice: bool = True) -> list[Mark]:
     """Faults that the trainer wrote down, rollbacks, other actions and `advice` not carried out, in order of step."""
     found = [Mark(float(e.get("step") or 0), "fault put in", "bad") for e in record.events if e.get("event") == "fault"]
-    found += [Mark(fork.from_step, f"rollback to {fork.to_step}", "attention") for fork in words.forks(record)]
+    found += [Mark(fork.from_step, f"rollback to {fork.to_step}", "attention") for fork in facts.forks(record)]
     for item in words.interventions(record):
         decision = item.look.decision
         if decision.step is None or decision.change is None:
@@ -211,7 +211,7 @@ def marks(record: Record, advice: bool = True) -> list[Mark]:
 def _pass_rate(record: Record, height: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(10, height), layout="constrained")
     axes = figure.subplots()
-    _frame(axes, max(words.planned(record), words.step_now(record)))
+    _frame(axes, max(facts.planned(record), facts.step_now(record)))
     return figure, axes
 
 
@@ -225,16 +225,16 @@ def _frame(axes: Axes, last: int) -> None:
 
 
 def _training(axes: Axes, record: Record) -> None:
-    for stretch in words.abandoned(record, record.steps):
+    for stretch in facts.abandoned(record, record.steps):
         axes.plot(*_xy(stretch, "pass_ratio"), color=light("lost"), lw=1.6)
-    axes.plot(*_xy(words.in_force(record, record.steps), "pass_ratio"), color=light("train"), lw=1)
+    axes.plot(*_xy(facts.in_force(record, record.steps), "pass_ratio"), color=light("train"), lw=1)
 
 
 def _heldout(axes: Axes, record: Record) -> None:
-    rows = words.heldout(record)
-    for stretch in words.abandoned(record, rows):
+    rows = facts.heldout(record)
+    for stretch in facts.abandoned(record, rows):
         axes.plot(*_xy(stretch, "pass_ratio"), color=light("lost"), lw=1.2, marker="o", ms=3.5, ls=(0, (3, 2)))
-    kept = words.in_force(record, rows)
+    kept = facts.in_force(record, rows)
     xs, ys = _xy(kept, "pass_ratio")
     axes.plot(xs, ys, color=light("held"), lw=2, marker="o", ms=4, clip_on=False)
     if kept:
@@ -247,9 +247,9 @@ def _heldout(axes: Axes, record: Record) -> None:
 def _key(axes: Axes, record: Record) -> None:
     """Names of the lines that are there."""
     wanted = [
-        ("held-out", "held", 2.0, bool(words.heldout(record))),
+        ("held-out", "held", 2.0, bool(facts.heldout(record))),
         ("training", "train", 1.0, bool(record.steps)),
-        ("abandoned branch", "lost", 1.2, bool(words.abandoned(record, record.steps))),
+        ("abandoned branch", "lost", 1.2, bool(facts.abandoned(record, record.steps))),
     ]
     for label, colour, width, there in wanted:
         if there:
@@ -264,6 +264,8 @@ def _key(axes: Axes, record: Record) -> None:
 
 def _legend(axes: Axes) -> None:
     """Below the axes, where no curve can run into it."""
+    if not axes.get_legend_handles_labels()[0]:
+        return
     axes.legend(
         loc="upper right", bbox_to_anchor=(1, -0.07), borderaxespad=0, frameon=False, labelcolor=light("soft"), ncols=3
     )
@@ -285,13 +287,13 @@ def _marks(axes: Axes, happened: Sequence[Mark]) -> None:
 
 
 def _xy(rows: Sequence[dict[str, Any]], key: str, positive: bool = False) -> tuple[list[float], list[float]]:
-    values = [words.number(row, key) for row in rows]
+    values = [facts.number(row, key) for row in rows]
     return [float(row["step"]) for row in rows], [v if isfinite(v) and (v > 0 or not positive) else nan for v in values]
 
 
 def _value_at(record: Record, step: int, branch: int | None = None) -> float:
     rows = [r for r in record.steps if r["step"] == step and (branch is None or (r.get("branch") or 0) == branch)]
-    return words.number(rows[0], "pass_ratio") if rows else nan
+    return facts.number(rows[0], "pass_ratio") if rows else nan
 
 
 def _plain_log(axes: Axes) -> None:

@@ -6,7 +6,7 @@ from math import isfinite
 from typing import Any
 
 from controlplane.record import Look, Record
-from controlplane.report import words
+from controlplane.report import facts, words
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,9 @@ class Told:
 
 def news(record: Record, told: Told) -> tuple[list[str], Told]:
     """Lines for what came since `told`, in order of time, and the new mark."""
-    lines = [(words.number(row, "time"), _evaluation(record, row)) for row in record.evals[told.evals :]]
-    lines += [(words.number(row, "time"), _event(row)) for row in record.events[told.events :] if _worth(row)]
-    lines += [(look.at, _look(look)) for look in words.said(record) if look.seq > told.seq]
+    lines = [(facts.number(row, "time"), _evaluation(record, row)) for row in record.evals[told.evals :]]
+    lines += [(facts.number(row, "time"), _event(row)) for row in record.events[told.events :] if _worth(row)]
+    lines += [(look.at, _look(look)) for look in facts.said(record) if look.seq > told.seq]
     last = record.looks[-1].seq if record.looks else told.seq
     # What carries no time comes first: it was there when the view was opened.
     ordered = sorted(lines, key=lambda line: line[0] if isfinite(line[0]) else 0.0)
@@ -32,8 +32,8 @@ def news(record: Record, told: Told) -> tuple[list[str], Told]:
 def _evaluation(record: Record, row: Mapping[str, Any]) -> str:
     """The forecast told with an evaluation is the one that was made from it."""
     view = next((v for v in record.forecasts if v.step == row["step"] and v.branch == (row.get("branch") or 0)), None)
-    text = f"step {row['step']:>5}  eval      {row.get('dataset', 'held-out')} pass rate {words.ratio(words.number(row, 'pass_ratio'))}"
-    truncated, length = words.number(row, "truncated_ratio"), words.number(row, "mean_length")
+    text = f"step {row['step']:>5}  eval      {row.get('dataset', 'held-out')} pass rate {words.ratio(facts.number(row, 'pass_ratio'))}"
+    truncated, length = facts.number(row, "truncated_ratio"), facts.number(row, "mean_length")
     text += f", length {length:.0f}" if isfinite(length) else ""
     text += f", truncated {truncated:.1%}" if isfinite(truncated) else ""
     return text + (f"; {words.forecast_words(view)}" if view else "")
@@ -49,11 +49,19 @@ def _worth(row: Mapping[str, Any]) -> bool:
     return row.get("event") != "checkpoint"
 
 
+_SHOWN = {
+    "fault": ("kind", "factor"),
+    "rollback": ("from_step",),
+    "stop": ("reason",),
+    "resume": ("checkpoint",),
+}
+"""What of an event is worth a place in a log; the file has the rest."""
+
+
 def _event(row: Mapping[str, Any]) -> str:
-    rest = ", ".join(
-        f"{k} {v}" for k, v in row.items() if k not in ("event", "step", "branch", "time") and v is not None
-    )
-    return f"step {row.get('step', '-'):>5}  trainer   {row.get('event')}, branch {row.get('branch', 0)}{': ' + rest if rest else ''}"
+    event = str(row.get("event"))
+    rest = "".join(f", {key.replace('_', ' ')} {row[key]}" for key in _SHOWN.get(event, ()) if row.get(key) is not None)
+    return f"step {row.get('step', '-'):>5}  trainer   {event.replace('_', ' ')}, branch {row.get('branch', 0)}{rest}"
 
 
 def _one_line(text: str) -> str:

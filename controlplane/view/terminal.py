@@ -19,46 +19,50 @@ from rich.text import Text
 
 from controlplane.decide import Kind
 from controlplane.record import Look, Record
-from controlplane.report import words
+from controlplane.report import facts, words
 from controlplane.view.chart import Chart
 from controlplane.view.plain import Told, news
 from controlplane.view.vitals import Vital, vitals
 
 JUDGEMENT = {"good": "green", "attention": "yellow", "bad": "red", "none": ""}
+CONTROLLER_SILENT_SECONDS = 30.0
+"""A controller looks every few seconds; without a look for this long it is taken to be gone."""
 _GUTTER = 5  # columns left of the chart, for the labels of its axis
 _LABEL = 11  # columns of the labels of the lines below it
 
 
 def watch(root: Path, stop: threading.Event, console: Console | None = None, per_second: float = 2.0) -> Record:
-    """Show the run in `root` until it ends or `stop` is set; the record as last seen. Reads only."""
+    """Show the run in `root` until it ends or `stop` is set; the record as last seen. Reads only.
+
+    A run that had been stopped before its end may go on: it is waited for.
+    """
     console = console or Console()
     record = Record.of(root)
+    opened = len(record.events)
+
+    def over() -> bool:
+        return facts.finished(record) or (facts.ended(record) and len(record.events) > opened)
+
     if not console.is_terminal:
-        _tell(record, stop, console)
-        return record
+        told = Told()
+        while True:
+            record.update()
+            lines, told = news(record, told)
+            console.file.writelines(line + "\n" for line in lines)
+            console.file.flush()
+            if over() or stop.wait(1 / per_second):
+                return record
     with Live(console=console, screen=True, auto_refresh=False) as live:
         while True:
             record.update()
             live.update(render(record, console.width, console.height, time.time()), refresh=True)
-            if words.ended(record) or stop.wait(1 / per_second):
+            if over() or stop.wait(1 / per_second):
                 break
     record.update()
     console.print(
         render(record, console.width, 24, time.time())
     )  # the last picture stays when the screen is given back
     return record
-
-
-def _tell(record: Record, stop: threading.Event, console: Console) -> None:
-    told = Told()
-    while True:
-        record.update()
-        lines, told = news(record, told)
-        for line in lines:
-            console.file.write(line + "\n")
-        console.file.flush()
-        if words.ended(record) or stop.wait(0.5):
-            return
 
 
 def render(record: Record, width: int, height: int, now: float) -> RenderableType:
@@ -77,19 +81,36 @@ def render(record: Record, width: int, height: int, now: float) -> RenderableTyp
 
 
 def _header(record: Record, now: float, width: int) -> Text:
-    over = words.ended(record)
-    who = f"controller: {words.mode(record)}" if record.controller_starts else "no controller"
-    parts = [f"step {words.step_now(record)}/{words.planned(record)}", who]
-    elapsed = words.duration(words.elapsed(record, words.last_seen(record) if over else now))
-    left = "" if over else f", {words.duration(words.seconds_left(record))} left"
-    extra = [f"{elapsed} elapsed{left}", f"branch {words.branch_now(record)}"]
+    over = facts.ended(record)
+    who, level = _controller(record, now)
+    parts = [f"step {facts.step_now(record)}/{facts.planned(record)}", who]
+    elapsed = words.duration(facts.elapsed(record, facts.last_seen(record) if over else now))
+    left = "" if over else f", {words.duration(facts.seconds_left(record))} left"
+    extra = [f"{elapsed} elapsed{left}", f"branch {facts.branch_now(record)}"]
     extra += [record.observed.phase.value.replace("_", " ")] if record.observed and not over else []
     for part in extra:  # as many as fit beside twelve characters of the name
         if 12 + sum(3 + len(p) for p in (*parts, part)) <= width:
             parts.append(part)
-    name = Text(words.name(record), style="bold")
+    name = Text(facts.name(record), style="bold")
     name.truncate(width - sum(3 + len(p) for p in parts), overflow="ellipsis")
-    return Text.assemble(name, "   ", "   ".join(parts))
+    line = Text.assemble(name, "   ", "   ".join(parts))
+    if JUDGEMENT[level]:
+        line.highlight_words([who], JUDGEMENT[level])
+    return line
+
+
+def _controller(record: Record, now: float) -> tuple[str, str]:
+    """(what it may do, or that it is gone; judgement). A run without its controller goes on as it is."""
+    if not record.controller_starts:
+        return "no controller", "none"
+    if facts.ended(record):
+        return f"controller: {facts.mode(record)}", "none"
+    if record.controller_ended:
+        return "controller: left", "attention"
+    silent = now - record.looks[-1].at if record.looks else 0.0
+    if silent > CONTROLLER_SILENT_SECONDS:
+        return f"controller: silent {words.duration(silent)}", "attention"
+    return f"controller: {facts.mode(record)}", "none"
 
 
 def _status(record: Record, now: float, width: int, most: int) -> list[Text]:
@@ -103,19 +124,19 @@ def _status(record: Record, now: float, width: int, most: int) -> list[Text]:
 
 def _chart(record: Record, width: int, height: int) -> list[Text]:
     """Legend, chart and axis: `height` lines in all."""
-    plan = max(words.planned(record), words.step_now(record), 1)
+    plan = max(facts.planned(record), facts.step_now(record), 1)
     chart = Chart(width - _GUTTER - 1, height - 2, x=(0, plan))
-    held = words.heldout(record)
-    view = record.forecasts[-1] if record.forecasts and not words.ended(record) else None
+    held = facts.heldout(record)
+    view = record.forecasts[-1] if record.forecasts and not facts.ended(record) else None
     if view is not None:
-        chart.band([(step, low, high) for step, low, _, high in words.band_by_step(record, view)], "dim", rank=1)
+        chart.band([(step, low, high) for step, low, _, high in facts.band_by_step(record, view)], "dim", rank=1)
     chart.points(_curve(record.steps), "", rank=2)
-    for stretch in words.abandoned(record, held):
+    for stretch in facts.abandoned(record, held):
         chart.line(_curve(stretch), "", rank=3)
-    rollbacks = [fork.from_step for fork in words.forks(record)]
+    rollbacks = [fork.from_step for fork in facts.forks(record)]
     for step in rollbacks:
         chart.mark(step, "yellow", rank=4)
-    chart.line(_curve(words.in_force(record, held)), "bold", rank=5)
+    chart.line(_curve(facts.in_force(record, held)), "bold", rank=5)
     rows = chart.rows()
     labels = {0: "1.0", len(rows) // 2: "0.5", len(rows) - 1: "0.0"}
     lines = [Text.assemble((f"{labels.get(i, ''):>4}│", "dim"), row) for i, row in enumerate(rows)]
@@ -149,7 +170,7 @@ def _axis(chart: Chart, plan: int, rollbacks: list[int]) -> Text:
 
 
 def _curve(rows: Iterable[dict[str, Any]]) -> list[tuple[float, float]]:
-    return [(float(row["step"]), words.number(row, "pass_ratio")) for row in rows]
+    return [(float(row["step"]), facts.number(row, "pass_ratio")) for row in rows]
 
 
 def _vital(vital: Vital) -> Text:
@@ -160,7 +181,7 @@ def _vital(vital: Vital) -> Text:
 def _forecast(record: Record, width: int, most: int) -> list[Text]:
     if not record.controller_starts:
         return _labelled("forecast", "no controller is attached, so none is made", "dim", width, 1)
-    if words.ended(record) and record.forecast_at(0.25):
+    if facts.ended(record) and record.forecast_at(0.25):
         return _labelled("forecast", words.forecast_sentence(record, 0.25), "", width, most)
     return _labelled(
         "forecast", words.forecast_words(record.forecasts[-1] if record.forecasts else None), "", width, most
@@ -171,7 +192,7 @@ def _detectors(record: Record, width: int) -> list[Text]:
     """One gauge per detector: how far its statistic is on the way to its threshold."""
     if not record.looks:
         return []
-    policy = words.policy_of(record)
+    policy = facts.policy_of(record)
     findings = record.looks[-1].findings
     order = [name for name in (policy.detectors if policy else findings) if name in findings]
     return _flow([_gauge(name, findings[name], width >= 100) for name in order], width, "detectors")
@@ -207,10 +228,12 @@ def _decisions(record: Record, width: int, room: int) -> list[Text]:
     if not record.looks:
         return []
     now = record.looks[-1]
-    told = [look for look in reversed(words.said(record)) if look.seq != now.seq][:6]
+    told = [look for look in reversed(facts.said(record)) if look.seq != now.seq][:6]
     for most in (3, 2, 1):  # whole sentences where there is room: many decisions say more than long ones
         entries = [_decision(now, "now", width, most)]
-        entries += [_decision(look, f"step {look.step}", width, most) for look in told]
+        entries += [
+            _decision(look, "start" if look.step is None else f"step {look.step}", width, most) for look in told
+        ]
         if sum(map(len, entries)) <= room:
             break
     return [line for entry in entries for line in entry][:room]

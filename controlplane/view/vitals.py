@@ -5,7 +5,7 @@ from math import isfinite
 
 from controlplane.policy.models import Threshold
 from controlplane.record import Record
-from controlplane.report import words
+from controlplane.report import facts
 
 _LIMITS = {"truncation": 0.10, "gen_length": 15_000.0}
 """Used where the policy names no threshold of its own: the limits that people who run such jobs agreed on. A low utilisation
@@ -27,9 +27,9 @@ def vitals(record: Record) -> list[Vital]:
     limits = _LIMITS | _thresholds(record)
 
     def now(key: str) -> float:
-        return words.vital(record, key)
+        return facts.vital(record, key)
 
-    held = words.in_force(record, words.heldout(record))
+    held = facts.in_force(record, facts.heldout(record))
     found = [
         Vital("held-out", f"{held[-1]['pass_ratio']:.3f}") if held else None,
         _plain("pass", now("pass_ratio"), "{:.2f}"),
@@ -45,7 +45,7 @@ def vitals(record: Record) -> list[Vital]:
 
 
 def _thresholds(record: Record) -> dict[str, float]:
-    policy = words.policy_of(record)
+    policy = facts.policy_of(record)
     levels = [d for d in policy.detectors.values() if isinstance(d, Threshold)] if policy else []
     return {str(d.signal): d.above if d.above is not None else d.below or 0.0 for d in levels}
 
@@ -68,15 +68,15 @@ def _atleast(name: str, value: float, limit: float | None, form: str) -> Vital |
 
 
 def _gradient(record: Record) -> Vital | None:
-    value = words.vital(record, "grad_norm")
-    last = words.number(record.steps[-1], "grad_norm") if record.steps else value
+    value = facts.vital(record, "grad_norm")
+    last = facts.number(record.steps[-1], "grad_norm") if record.steps else value
     if record.steps and not isfinite(last) and record.steps[-1].get("skipped") != "no_signal":
         return Vital("grad norm", "not finite", level="bad")
     return _plain("grad norm", value, "{:.2g}")
 
 
 def _learning_rate(record: Record) -> Vital | None:
-    rate, scale = words.vital(record, "lr"), words.vital(record, "lr_scale")
+    rate, scale = facts.vital(record, "lr"), facts.vital(record, "lr_scale")
     if not isfinite(rate):
         return None
     lowered = isfinite(scale) and scale != 1
@@ -88,7 +88,7 @@ def _learning_rate(record: Record) -> Vital | None:
 
 
 def _staleness(record: Record) -> Vital | None:
-    value = words.vital(record, "staleness_max")
+    value = facts.vital(record, "staleness_max")
     allowed = record.observed.tunables.get("max_staleness") if record.observed else None
     if not isfinite(value):
         return None

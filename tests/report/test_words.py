@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from controlplane.decide import ForecastView
 from controlplane.record import Record
-from controlplane.report import words
+from controlplane.report import facts, words
 from tests.report.written import KINDS
 
 Recorded = Callable[[str], Record]
@@ -16,7 +16,7 @@ Recorded = Callable[[str], Record]
 
 def test_a_collapse_with_rollback_and_recovery_is_told_with_its_steps(record: Recorded) -> None:
     run = record("act")
-    (episode,) = words.episodes(run)
+    (episode,) = facts.episodes(run)
     assert episode.collapsed_at is not None
     assert episode.fork is not None
     assert 110 <= episode.collapsed_at < episode.fork.from_step <= 125
@@ -31,23 +31,23 @@ def test_a_collapse_with_rollback_and_recovery_is_told_with_its_steps(record: Re
 
 def test_a_collapse_that_nobody_answers_is_told_as_not_recovered(record: Recorded) -> None:
     for kind in ("observe", "alone"):
-        (episode,) = words.episodes(record(kind))
+        (episode,) = facts.episodes(record(kind))
         assert episode.fork is None
         assert episode.recovered_at is None
         assert "did not come back" in words.headline(record(kind))
 
 
 def test_an_undisturbed_run_has_no_trouble(record: Recorded) -> None:
-    assert words.episodes(record("undisturbed")) == []
+    assert facts.episodes(record("undisturbed")) == []
     assert words.status(record("undisturbed"), 0.0)[0] == "good"
 
 
 def test_rows_in_force_never_go_back_and_leave_out_what_was_given_up(record: Recorded) -> None:
     run = record("act")
-    (fork,) = words.forks(run)
-    steps = [row["step"] for row in words.in_force(run, run.steps)]
+    (fork,) = facts.forks(run)
+    steps = [row["step"] for row in facts.in_force(run, run.steps)]
     assert steps == list(range(1, 251))
-    given_up = [row for stretch in words.abandoned(run, run.steps) for row in stretch[1:]]
+    given_up = [row for stretch in facts.abandoned(run, run.steps) for row in stretch[1:]]
     assert [row["step"] for row in given_up] == list(range(fork.to_step + 1, fork.from_step + 1))
     assert len(steps) + len(given_up) == len(run.steps)
 
@@ -56,18 +56,18 @@ def test_an_evaluation_of_a_branch_given_up_is_not_in_force_before_the_next_one_
     run = record("collapsed")
     run.evals = [row for row in run.evals if row["branch"] == 0]
     assert [row["step"] for row in run.evals][-1] == 110
-    assert words.in_force(run, words.heldout(run))[-1]["step"] == 100
+    assert facts.in_force(run, facts.heldout(run))[-1]["step"] == 100
 
 
 def test_a_rollback_is_the_same_whether_the_trainer_wrote_it_down_or_only_its_steps_show_it(record: Recorded) -> None:
     run, bare = record("act"), record("act")
     bare.events = []
-    (told,), (shown,) = words.forks(run), words.forks(bare)
+    (told,), (shown,) = facts.forks(run), facts.forks(bare)
     assert (told.branch, told.from_step, told.to_step) == (shown.branch, shown.from_step, shown.to_step)
 
 
 def test_a_rollback_is_also_seen_where_only_the_journal_tells_of_it(record: Recorded) -> None:
-    (fork,) = words.forks(record("foreign"))
+    (fork,) = facts.forks(record("foreign"))
     assert (fork.branch, fork.to_step) == (1, 100)
 
 
@@ -76,7 +76,7 @@ def test_the_band_sentence_is_right_on_both_sides(record: Recorded, low: float, 
     run = record("undisturbed")
     view = _flat(run.forecasts[7], low, high)
     run.forecasts = [view]
-    check, sentence = words.check_forecast(run, view), words.forecast_sentence(run, 0.0)
+    check, sentence = facts.check_forecast(run, view), words.forecast_sentence(run, 0.0)
     assert check.held is inside
     assert check.final is not None
     assert check.later == 25 - view.step // 10
@@ -92,7 +92,7 @@ def test_the_band_sentence_is_right_on_both_sides(record: Recorded, low: float, 
 
 def test_no_end_is_claimed_before_it_comes(record: Recorded) -> None:
     run = record("recovering")
-    check = words.check_forecast(run, run.forecasts[7])
+    check = facts.check_forecast(run, run.forecasts[7])
     assert check.final is None
     assert check.held is None
     assert "has not come yet" in words.forecast_sentence(run, 0.25)
@@ -114,7 +114,7 @@ def test_a_band_on_any_axis_lies_between_its_step_and_the_end(values: list[float
     run.looks, run.steps = [], [{"step": 250, "branch": 0}]
     band = tuple((60.0 * per_step + i, v, v, v) for i, v in enumerate(values))
     view = _view(60, 60.0 * per_step, 250.0 * per_step, band)
-    steps = [row[0] for row in words.band_by_step(run, view)]
+    steps = [row[0] for row in facts.band_by_step(run, view)]
     assert steps == sorted(steps)
     assert all(step >= 60 for step in steps)
 
@@ -129,9 +129,9 @@ def test_a_verdict_is_the_outcome_of_the_action_that_it_judges(record: Recorded)
 
 
 def test_an_autonomy_lowered_on_the_command_line_is_told(record: Recorded) -> None:
-    assert words.mode(record("act")) == "act"
-    assert words.mode(record("observe")) == "observe"
-    assert words.mode(record("alone")) == ""
+    assert facts.mode(record("act")) == "act"
+    assert facts.mode(record("observe")) == "observe"
+    assert facts.mode(record("alone")) == ""
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -144,9 +144,9 @@ def test_the_summary_is_short_and_has_no_raw_nan(record: Recorded, kind: str) ->
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_status_is_silent_only_while_the_run_should_be_talking(record: Recorded, kind: str) -> None:
     run = record(kind)
-    _, word, sentence = words.status(run, words.last_seen(run) + 3600)
+    _, word, sentence = words.status(run, facts.last_seen(run) + 3600)
     assert sentence
-    assert (word == "SILENT") == (not words.ended(run) and kind not in ("empty", "started"))
+    assert (word == "SILENT") == (not facts.ended(run) and kind not in ("empty", "started"))
 
 
 def _view(

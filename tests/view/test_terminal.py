@@ -1,6 +1,7 @@
 """The live view fits its terminal, whatever the run looks like, and the plain form is plain."""
 
 import io
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +12,10 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from controlplane.contract.documents import Phase
+from controlplane.contract.rundir import RunDir, append_line
 from controlplane.decide import Kind
 from controlplane.record import Record
-from controlplane.report import words
+from controlplane.report import facts
 from controlplane.view.chart import Chart
 from controlplane.view.plain import Told, news
 from controlplane.view.terminal import gauge, render, watch
@@ -25,7 +27,7 @@ Recorded = Callable[[str], Record]
 def shown(record: Record, width: int, height: int) -> list[str]:
     console = Console(width=width, height=height, file=io.StringIO(), force_terminal=True, color_system=None)
     with console.capture() as capture:
-        console.print(render(record, width, height, words.last_seen(record) + 1))
+        console.print(render(record, width, height, facts.last_seen(record) + 1))
     return capture.get().rstrip("\n").split("\n")
 
 
@@ -91,7 +93,7 @@ def test_plain_lines_told_piece_by_piece_are_the_same_lines(record: Recorded) ->
 def test_watch_writes_plain_lines_where_there_is_no_terminal_and_ends_with_the_run(runs: Callable[[str], Path]) -> None:
     out = io.StringIO()
     record = watch(runs("act"), threading.Event(), Console(file=out, force_terminal=False))
-    assert words.ended(record)
+    assert facts.ended(record)
     assert "\x1b" not in out.getvalue()
     assert "roll back to step 100" in out.getvalue()
 
@@ -99,9 +101,48 @@ def test_watch_writes_plain_lines_where_there_is_no_terminal_and_ends_with_the_r
 def test_watch_stops_when_it_is_told_to(runs: Callable[[str], Path]) -> None:
     stop = threading.Event()
     stop.set()
-    assert not words.ended(
+    assert not facts.ended(
         watch(runs("young"), stop, Console(file=io.StringIO(), force_terminal=True, width=80, height=24))
     )
+
+
+class Script(threading.Event):
+    """A stop that lets something happen to the run at each wait, and is set when nothing is left."""
+
+    def __init__(self, *happenings: Callable[[], None]) -> None:
+        super().__init__()
+        self.left = list(happenings)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        if not self.left:
+            self.set()
+            return True
+        self.left.pop(0)()
+        return False
+
+
+def test_a_run_that_had_been_stopped_is_waited_for(runs: Callable[[str], Path], tmp_path: Path) -> None:
+    root = tmp_path / "stopped"
+    shutil.copytree(runs("young"), root)
+
+    def happens(event: str) -> Callable[[], None]:
+        return lambda: append_line(RunDir(root).events, {"event": event, "step": 64, "branch": 0, "time": 1.0})
+
+    happens("stop")()
+    stop, out = Script(lambda: None, happens("resume"), happens("stop"), lambda: None), io.StringIO()
+    record = watch(root, stop, Console(file=out, force_terminal=False))
+    assert facts.ended(record)
+    assert len(stop.left) == 1, "ends by itself when the run stops again, and not before"
+
+
+def test_a_controller_that_is_gone_is_said_to_be_gone(record: Recorded) -> None:
+    run = record("recovering")
+    console = Console(width=120, file=io.StringIO())
+    with console.capture() as capture:
+        console.print(render(run, 120, 30, run.looks[-1].at + 60))
+    assert "controller: silent 1:00" in capture.get()
+    run.controller_ended = True
+    assert "controller: left" in "\n".join(shown(run, 120, 30))
 
 
 def test_a_reason_with_control_codes_does_not_reach_the_terminal(record: Recorded) -> None:

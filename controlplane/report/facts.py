@@ -52,7 +52,7 @@ class Episode:
     lowest: float
     fork: Fork | None
     former: float
-    """Held-out pass rate before the trouble; NaN without an evaluation."""
+    """Highest held-out pass rate before the trouble; NaN without an evaluation."""
     recovered_at: int | None
     """Step of the first evaluation in force that is back at the former level."""
 
@@ -203,7 +203,8 @@ def episodes(record: Record) -> list[Episode]:
         fork = next((f for f in rollbacks if f.branch == branch + 1), None)
         onset = fall[1] - 1 if fall else fork.to_step if fork else 0
         before = [r for r in heldout(record) if (r.get("branch") or 0) <= branch and r["step"] <= onset]
-        former = number(before[-1], "pass_ratio") if before else nan
+        # The highest, not the last: the last evaluation before a collapse is seen may already be part of it.
+        former = max((number(r, "pass_ratio") for r in before), default=nan)
         recovered = _recovered(record, former, branch, fall[1] if fall else onset, fork)
         found.append(Episode(fall[1] if fall else None, fall[2] if fall else nan, fork, former, recovered))
     return found

@@ -37,6 +37,17 @@ def test_a_collapse_that_nobody_answers_is_told_as_not_recovered(record: Recorde
         assert "did not come back" in words.headline(record(kind))
 
 
+def test_an_evaluation_that_is_already_part_of_the_collapse_does_not_lower_the_former_level(record: Recorded) -> None:
+    run = record("act")
+    (clean,) = facts.episodes(run)
+    for row in run.evals:
+        if (row["branch"], row["step"]) == (0, 110):
+            row["pass_ratio"] = 0.74
+    (episode,) = facts.episodes(run)
+    assert episode.former >= clean.former - 0.05
+    assert episode.former > 0.85
+
+
 def test_an_undisturbed_run_has_no_trouble(record: Recorded) -> None:
     assert facts.episodes(record("undisturbed")) == []
     assert words.status(record("undisturbed"), 0.0)[0] == "good"

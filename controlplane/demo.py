@@ -174,7 +174,8 @@ def _last_line(log: Path) -> str:
 
 
 def _finish(roots: list[Path], page: Path) -> None:
-    from controlplane.report import summary, write
+    from controlplane.digest import summary
+    from controlplane.report import write
 
     write(roots, page)
     for root in roots:

@@ -13,6 +13,7 @@ from controlplane.contract.documents import Observed
 from controlplane.contract.rundir import RunDir, RunInfo, read_lines
 from controlplane.decide import Decision, ForecastView, Kind
 from controlplane.journal import EntryKind, Journal, JournalError
+from controlplane.policy import Autonomy, Policy
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ class Record:
     forecasts: list[ForecastView] = field(default_factory=list)
     policy: str = ""
     policy_text: str = ""
+    autonomy: str = ""
+    """Highest autonomy of the policy in force, the ceiling of the command line included; empty without a controller."""
     controller_starts: int = 0
     controller_ended: bool = False
     _read: dict[str, int] = field(default_factory=dict)
@@ -114,6 +117,8 @@ class Record:
                         self.forecasts.append(ForecastView.model_validate(entry.body["forecast"]))
                 elif entry.kind is EntryKind.start:
                     self.policy, self.policy_text = entry.body["policy"], entry.body["policy_text"]
+                    in_force = Policy.model_validate(entry.body["policy_json"])
+                    self.autonomy = max(in_force.autonomy.values(), default=Autonomy.observe).name
                     self.controller_starts += 1
                     self.controller_ended = False
                 elif entry.kind is EntryKind.stop:

@@ -2,9 +2,7 @@
 
 from pathlib import Path
 
-from controlplane.report.words import summary
-
-__all__ = ["summary", "write"]
+__all__ = ["write"]
 
 
 def write(roots: list[Path], out: Path) -> None:

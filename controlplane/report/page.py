@@ -10,8 +10,9 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from controlplane.decide import Kind
+from controlplane.digest import facts, words
 from controlplane.record import Record
-from controlplane.report import facts, plots, words
+from controlplane.report import plots
 from controlplane.report.theme import style
 
 LONGEST_LIST = 60
@@ -57,7 +58,7 @@ def _arm(record: Record, name: str) -> tuple[str, ...]:
     before = words.ratio(found[0].former) if found else "–"
     answer = recovered(record)
     shown = {True: _judged("yes", "good"), False: _judged("no", "bad"), None: "no trouble" if not found else "unknown"}
-    who = facts.mode(record) or "none"
+    who = record.autonomy or "none"
     return escape(name), escape(who), end, before, str(len(facts.forks(record))), shown[answer]
 
 
@@ -109,7 +110,7 @@ def _key_figures(record: Record) -> str:
         ("Rollbacks", str(len(facts.forks(record))), f"now on branch {facts.branch_now(record)}"),
         (
             "Controller",
-            escape(facts.mode(record) or "none"),
+            escape(record.autonomy or "none"),
             escape(f"policy {record.policy}") if record.policy else "",
         ),
         ("Wall time", words.duration(facts.elapsed(record, facts.last_seen(record))), f"{_compute(record)}"),

@@ -21,8 +21,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from controlplane.decide import ForecastView, Kind
+from controlplane.digest import facts, words
 from controlplane.record import Record
-from controlplane.report import facts, words
 from controlplane.report.theme import inline, light
 
 _STYLE = {

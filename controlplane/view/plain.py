@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
+from controlplane.digest import facts, words
 from controlplane.record import Look, Record
-from controlplane.report import facts, words
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from rich.live import Live
 from rich.text import Text
 
 from controlplane.decide import Kind
+from controlplane.digest import facts, words
 from controlplane.record import Look, Record
-from controlplane.report import facts, words
 from controlplane.view.chart import Chart
 from controlplane.view.plain import Told, news
 from controlplane.view.vitals import Vital, vitals
@@ -104,13 +104,13 @@ def _controller(record: Record, now: float) -> tuple[str, str]:
     if not record.controller_starts:
         return "no controller", "none"
     if facts.ended(record):
-        return f"controller: {facts.mode(record)}", "none"
+        return f"controller: {record.autonomy}", "none"
     if record.controller_ended:
         return "controller: left", "attention"
     silent = now - record.looks[-1].at if record.looks else 0.0
     if silent > CONTROLLER_SILENT_SECONDS:
         return f"controller: silent {words.duration(silent)}", "attention"
-    return f"controller: {facts.mode(record)}", "none"
+    return f"controller: {record.autonomy}", "none"
 
 
 def _status(record: Record, now: float, width: int, most: int) -> list[Text]:

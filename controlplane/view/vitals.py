@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from math import isfinite
 
+from controlplane.digest import facts
 from controlplane.policy.models import Threshold
 from controlplane.record import Record
-from controlplane.report import facts
 
 _LIMITS = {"truncation": 0.10, "gen_length": 15_000.0}
 """Used where the policy names no threshold of its own: the limits that people who run such jobs agreed on. A low utilisation

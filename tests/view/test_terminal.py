@@ -14,8 +14,8 @@ from rich.console import Console
 from controlplane.contract.documents import Phase
 from controlplane.contract.rundir import RunDir, append_line
 from controlplane.decide import Kind
+from controlplane.digest import facts
 from controlplane.record import Record
-from controlplane.report import facts
 from controlplane.view.chart import Chart
 from controlplane.view.plain import Told, news
 from controlplane.view.terminal import gauge, render, watch

@@ -5,9 +5,9 @@ from math import isfinite, nan
 
 from controlplane.contract.documents import AckState
 from controlplane.decide import ForecastView, Kind
+from controlplane.digest import facts
+from controlplane.digest.facts import Episode
 from controlplane.record import Look, Record
-from controlplane.report import facts
-from controlplane.report.facts import Episode
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ def summary(record: Record) -> list[str]:
     """The run in a few lines, for the terminal at its end."""
     made = record.forecast_at(0.25) or (record.forecasts[-1] if record.forecasts else None)
     acts = [i for i in interventions(record) if i.look.decision.kind is Kind.act]
-    who = f"policy {record.policy}, {facts.mode(record)}" if record.controller_starts else "none attached"
+    who = f"policy {record.policy}, {record.autonomy}" if record.controller_starts else "none attached"
     steps = f"{facts.step_now(record)} of {facts.planned(record)} steps on branch {facts.branch_now(record)}"
     lines = [
         headline(record),

@@ -17,7 +17,7 @@ import numpy as np
 from controlplane.contract.documents import Phase
 from controlplane.contract.yamlfile import FileError, parse
 from controlplane.decide import ForecastView, Kind
-from controlplane.policy.models import Autonomy, Policy
+from controlplane.policy.models import Policy
 from controlplane.record import Look, Record
 
 Row = Mapping[str, Any]
@@ -134,18 +134,6 @@ def _policy(text: str) -> Policy | None:
         return parse(text, Policy)
     except FileError:
         return None  # written by another version: the text is still shown
-
-
-def mode(record: Record) -> str:
-    """How far the controller may go in its most trusted family of actions; empty without a controller."""
-    if not record.controller_starts:
-        return ""
-    # What was decided says more than the file: the command line can lower the autonomy of a policy.
-    for look in reversed(record.looks):
-        if look.decision.change is not None:
-            return look.decision.kind.value
-    policy = policy_of(record)
-    return max(policy.autonomy.values(), default=Autonomy.observe).name if policy else "observe"
 
 
 def heldout(record: Record) -> list[dict[str, Any]]:

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controlplane.decide import ForecastView
+from controlplane.digest import facts, words
 from controlplane.record import Record
-from controlplane.report import facts, words
 from tests.report.written import KINDS
 
 Recorded = Callable[[str], Record]
@@ -140,9 +140,9 @@ def test_a_verdict_is_the_outcome_of_the_action_that_it_judges(record: Recorded)
 
 
 def test_an_autonomy_lowered_on_the_command_line_is_told(record: Recorded) -> None:
-    assert facts.mode(record("act")) == "act"
-    assert facts.mode(record("observe")) == "observe"
-    assert facts.mode(record("alone")) == ""
+    assert record("act").autonomy == "act"
+    assert record("observe").autonomy == "observe"
+    assert record("alone").autonomy == ""
 
 
 @pytest.mark.parametrize("kind", KINDS)

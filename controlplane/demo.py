@@ -109,9 +109,11 @@ def _run(root: Path, arm: Arm) -> bool:
         waiter.join()
         if trainer.returncode == 0 and not stop.is_set():
             _wait_briefly(controller)
+    if stop.is_set():
+        return False
     if trainer.returncode != 0:
         raise OSError(f"the trainer failed with exit code {trainer.returncode}: {_last_line(rundir.trainer_log)}")
-    return not stop.is_set()
+    return True
 
 
 def _wait(trainer: "subprocess.Popen[bytes]", stop: threading.Event, over: threading.Event) -> None:

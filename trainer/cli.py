@@ -5,12 +5,14 @@ import logging
 import os
 import signal
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from controlplane.contract.rundir import RunDir, read_lines
+from controlplane.contract.rundir import RunDir, append_line, read_lines
 from controlplane.contract.yamlfile import FileError, load
 from trainer.recipe import Recipe, find_recipe, load_recipe
 
@@ -85,14 +87,17 @@ def _finished(rundir: RunDir) -> bool:
 
 def _go(recipe: Recipe, rundir: RunDir, quiet: bool) -> None:
     # Late on purpose: torch takes seconds to import, and a bad recipe should be refused at once.
+    import torch
+
     from trainer.build import build
     from trainer.warmstart import warm_started
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     _show(f"recipe {recipe.name}, seed {recipe.seed}, {recipe.steps} steps; run directory {rundir.root}")
-    start = warm_started(recipe.model, recipe.task, recipe.warm_start, _warm_progress)
+    torch.set_num_threads(recipe.threads)
     try:
         _lock(rundir)
+        start = warm_started(recipe.model, recipe.task, recipe.warm_start, _progress(rundir))
         ready = build(recipe, rundir, start, say=(lambda _: None) if quiet else _show)
     except (OSError, ValueError) as error:
         typer.echo(f"{rundir.root}: cannot start: {error}", err=True)
@@ -122,9 +127,16 @@ def _lock(rundir: RunDir) -> None:
         raise BlockingIOError("another trainer works in this directory") from None
 
 
-def _warm_progress(step: int, steps: int) -> None:
-    if step % 100 == 0 or step == steps:
-        _show(f"warm start {step}/{steps} (made once, then cached)")
+def _progress(rundir: RunDir) -> Callable[[int, int], None]:
+    """Tells people how far the warm start is: it is the one long wait before the first step."""
+
+    def tell(done: int, steps: int) -> None:
+        if done % 50 == 0 or done == steps:
+            _show(f"warm start {done}/{steps} (made once, then cached)")
+            line = {"event": "prepare", "what": "warm start", "done": done, "of": steps, "time": time.time()}
+            append_line(rundir.events, line)
+
+    return tell
 
 
 def _show(line: str) -> None:

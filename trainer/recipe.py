@@ -53,6 +53,8 @@ class WarmStart(_Part):
     """Probability of a wrong intermediate result in the mixed demonstrations after that."""
     seed: int = 0
     """Decides initial weights and demonstrations; runs with different recipe seeds share the warm start."""
+    threads: int = Field(default=2, ge=1)
+    """CPU threads while it is made: nothing else of ours runs then, so a second one is worth having."""
 
 
 class Batch(_Part):

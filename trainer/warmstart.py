@@ -36,7 +36,12 @@ def warm_started(
         return path
     tokenizer = character_tokenizer()
     model = make_tiny(shape, tokenizer, spec.seed)
-    _imitate(model, tokenizer, Arithmetic(task, tokenizer), spec, progress)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(min(spec.threads, os.cpu_count() or 1))
+    try:
+        _imitate(model, tokenizer, Arithmetic(task, tokenizer), spec, progress)
+    finally:
+        torch.set_num_threads(threads)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=".warmstart-"))
     try:

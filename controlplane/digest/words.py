@@ -1,7 +1,9 @@
 """The sentences that say what happened to a run; the live view and the report share them. Pure."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isfinite, nan
+from typing import Any
 
 from controlplane.contract.documents import AckState
 from controlplane.decide import ForecastView, Kind
@@ -139,7 +141,8 @@ def episode_words(record: Record, episode: Episode) -> str:
 def status(record: Record, now: float) -> tuple[str, str, str]:
     """(judgement good | attention | bad | none, one word, one sentence): how the run stands right now."""
     if not record.steps and not record.looks:
-        return "none", "WAITING", "no step has been written yet"
+        doing = next((e for e in reversed(record.events) if e.get("event") == "prepare"), None)
+        return "none", *(("PREPARING", preparing(doing)) if doing else ("WAITING", "no step has been written yet"))
     last = next(reversed(facts.episodes(record)), None)
     # Without evaluations nobody can say that a run came back; a rollback is then taken at its word.
     open_trouble = last and last.recovered_at is None and (isfinite(last.former) or last.fork is None)
@@ -159,6 +162,11 @@ def status(record: Record, now: float) -> tuple[str, str, str]:
     if last and open_trouble:
         return "bad", "COLLAPSED", episode_words(record, last)
     return "good", "RUNNING", _running(record, last)
+
+
+def preparing(event: Mapping[str, Any]) -> str:
+    """How far the trainer's preparation is, made once and then cached."""
+    return f"{event.get('what')} {event.get('done')} of {event.get('of')}"
 
 
 def _running(record: Record, last: Episode | None) -> str:

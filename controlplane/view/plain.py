@@ -46,6 +46,9 @@ def _look(look: Look) -> str:
 
 
 def _worth(row: Mapping[str, Any]) -> bool:
+    """Checkpoints are many and dull; of a preparation every quarter is enough."""
+    if row.get("event") == "prepare":
+        return bool(row["done"] * 4 % row["of"] == 0)
     return row.get("event") != "checkpoint"
 
 
@@ -60,6 +63,8 @@ _SHOWN = {
 
 def _event(row: Mapping[str, Any]) -> str:
     event = str(row.get("event"))
+    if event == "prepare":
+        return f"{'':>12}trainer   {words.preparing(row)}"
     rest = "".join(f", {key.replace('_', ' ')} {row[key]}" for key in _SHOWN.get(event, ()) if row.get(key) is not None)
     return f"step {row.get('step', '-'):>5}  trainer   {event.replace('_', ' ')}, branch {row.get('branch', 0)}{rest}"
 

@@ -31,6 +31,7 @@ class Evaluator:
             n: d for n, c in policy.detectors.items() if (d := build(c)) is not None
         }
         self._findings = {name: Finding(Outcome.inconclusive, detail="no reading yet") for name in policy.detectors}
+        self._breached_at: dict[str, int] = {}
         self._before: Snapshot | None = None
         self._step: int | None = None
         self._grace_until = 0
@@ -69,10 +70,13 @@ class Evaluator:
         for name, config in self.policy.detectors.items():
             if isinstance(config, Stall):
                 self._findings[name] = self._stalled(config, snapshot)
+        progress = self.standing.progress
+        self._breached_at |= {n: progress for n, f in self._findings.items() if f.outcome is Outcome.breach}
         return Judgement(
             step=self._step,
             branch=self.standing.branch,
             findings=dict(self._findings),
+            since_breach={name: progress - at for name, at in self._breached_at.items()},
             stale=stale,
             forecast=self._outlook.view,
             forecast_is_new=new_forecast,
@@ -100,6 +104,7 @@ class Evaluator:
             self._findings = {
                 n: Finding(Outcome.inconclusive, detail="starts again after a restore") for n in self._findings
             }
+            self._breached_at.clear()
             self._outlook.rewind(restored)
             progress = self.standing.progress + max(0, now - restored)
             self._grace_until = progress + self.policy.verdict.grace_steps

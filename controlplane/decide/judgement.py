@@ -40,6 +40,8 @@ class Judgement:
     step: int | None
     branch: int
     findings: Mapping[str, Finding]
+    since_breach: Mapping[str, int]
+    """Detector -> steps since it was last in alarm on this branch; those that never were are missing."""
     stale: str = ""
     """One sentence when the data are missing or too old to act on."""
     forecast: ForecastView | None = None

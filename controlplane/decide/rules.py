@@ -51,7 +51,7 @@ def decide(policy: Policy, snapshot: Snapshot, judgement: Judgement, standing: S
     if not holding:
         return say(Kind.nothing, f"no rule holds; {_nearest(judgement)}")
     rule = min(holding, key=_priority)
-    why = "; ".join(f"{name}: {judgement.findings[name].detail}" for name in _keys(rule, judgement))
+    why = "; ".join(_evidence(name, judgement) for name in _keys(rule, judgement))
     if step < policy.observe_until_step:
         return say(
             Kind.hold,
@@ -177,8 +177,15 @@ def _breached(name: str, judgement: Judgement) -> bool:
 
 
 def _holds(rule: Rule, judgement: Judgement) -> bool:
-    every = all(_breached(name, judgement) for name in rule.when.all)
-    return every and (not rule.when.any or any(_breached(name, judgement) for name in rule.when.any))
+    return all(_breached(name, judgement) for name in rule.when.all) and (
+        not rule.when.any or bool(_recent(rule, judgement))
+    )
+
+
+def _recent(rule: Rule, judgement: Judgement) -> list[str]:
+    """Detectors of `any` that are or were in alarm not long ago."""
+    never = rule.when.within_steps + 1
+    return [name for name in rule.when.any if judgement.since_breach.get(name, never) <= rule.when.within_steps]
 
 
 def episodes(policy: Policy, judgement: Judgement) -> frozenset[str]:
@@ -199,8 +206,13 @@ def _priority(rule: Rule) -> int:
 
 
 def _keys(rule: Rule, judgement: Judgement) -> list[str]:
-    names = (*rule.when.all, *rule.when.any)
-    return [name for name in names if _breached(name, judgement)]
+    """Detectors that made the rule hold."""
+    return [*rule.when.all, *_recent(rule, judgement)]
+
+
+def _evidence(name: str, judgement: Judgement) -> str:
+    ago = judgement.since_breach.get(name, 0)
+    return f"{name}: {judgement.findings[name].detail}" if not ago else f"{name}: in alarm {ago} steps ago"
 
 
 def _findings(rule: Rule, judgement: Judgement) -> list[Finding]:

@@ -20,6 +20,8 @@ from controlplane.policy.models import Cusum, RobustZ, Streak, Threshold
 from controlplane.policy.models import Detector as Config
 
 _MAD_TO_SD = 1.4826  # of a normal distribution
+_REWIND = 256  # readings kept beyond the window, so that a rollback can go back without learning anew
+_LEVEL = 16  # readings that give the level: few enough to follow a run that learns
 _SCALE_FLOOR = 0.05  # a signal that barely moved so far must not make a small change look huge
 _Z_CLIP = 3.0  # one wild reading may not carry a sum over its limit alone
 
@@ -68,38 +70,47 @@ def build(config: Config) -> Detector | None:
 
 
 class _Baseline:
-    """Recent past of a signal: median and robust spread of `window` readings that ended `lag` readings ago.
+    """What is usual for a signal, lagged so that the beginning of a fault is no part of what it is compared with.
 
-    The lag keeps the beginning of a fault out of the baseline that it is compared with.
+    Level: median of the `_LEVEL` readings that ended `lag` readings ago. Spread: MAD of how far earlier readings lay from
+    their own level, over `window` of them, lagged alike. The level is local, so in a run that learns - a signal that
+    rises all the time - the rise neither hides a fall nor looks like wide noise.
     """
 
     def __init__(self, window: int, lag: int, min_readings: int, transform: str) -> None:
-        self._past: deque[tuple[int, float]] = deque(maxlen=window + lag)
+        self._past: deque[tuple[int, float]] = deque(maxlen=_LEVEL + lag + _REWIND)
+        self._deviations: deque[tuple[int, float]] = deque(maxlen=window + lag + _REWIND)
         self._window, self._lag, self._min, self._log = window, lag, min_readings, transform == "log"
 
     def z(self, reading: Reading) -> float | None:
         """Robust z of a reading, which then becomes past itself; None while there is too little past."""
         value = log(max(reading.value, 1e-12)) if self._log else reading.value
         z = None
-        usable = max(0, len(self._past) - self._lag)
-        if usable >= self._min:
-            window = [v for _, v in islice(self._past, usable)][-self._window :]
-            middle = statistics.median(window)
-            spread = _MAD_TO_SD * statistics.median(abs(v - middle) for v in window)
-            z = (value - middle) / max(spread, self._floor(reading, middle))
+        if len(recent := self._lagged(self._past, _LEVEL)) == _LEVEL:
+            level = statistics.median(recent)
+            if len(usual := self._lagged(self._deviations, self._window)) >= self._min:
+                middle = statistics.median(usual)
+                spread = _MAD_TO_SD * statistics.median(abs(d - middle) for d in usual)
+                z = (value - level) / max(spread, self._floor(reading, level))
+            self._deviations.append((reading.step, value - level))
         self._past.append((reading.step, value))
         return z
 
-    def _floor(self, reading: Reading, middle: float) -> float:
+    def _lagged(self, past: "deque[tuple[int, float]]", most: int) -> list[float]:
+        end = max(0, len(past) - self._lag)
+        return [value for _, value in islice(past, max(0, end - most), end)]
+
+    def _floor(self, reading: Reading, level: float) -> float:
         if self._log or not isfinite(reading.n):
             return _SCALE_FLOOR
         # A proportion cannot be known better than its binomial error.
-        return max(sqrt(max(middle * (1 - middle), 0.02) / reading.n), 1e-3)
+        return max(sqrt(max(level * (1 - level), 0.02) / reading.n), 1e-3)
 
     def rewind(self, step: int) -> None:
-        kept = [(s, v) for s, v in self._past if s <= step]
-        self._past.clear()
-        self._past.extend(kept)
+        for past in (self._past, self._deviations):
+            kept = [(s, v) for s, v in past if s <= step]
+            past.clear()
+            past.extend(kept)
 
 
 class _Cusum:

@@ -155,6 +155,8 @@ class When(_Part):
 
     all: tuple[str, ...] = Field(min_length=1)
     any: tuple[str, ...] = ()
+    within_steps: int = Field(default=10, ge=0)
+    """Steps for which an alarm of `any` counts after it stood last: a mechanism shows in spikes, not all the time."""
 
 
 class Rollback(_Part):

@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from controlplane.agent import GuardRails
-from controlplane.contract.yamlfile import FileError, load, parse
+from controlplane.contract.yamlfile import FileError, Misplaced, load, parse
 from trainer.checkpoint.health import HealthSpec
 from trainer.tasks.arithmetic import ArithmeticSpec
 
@@ -209,22 +209,26 @@ class Recipe(_Part):
     @model_validator(mode="after")
     def _coherent(self) -> "Recipe":
         if self.rollout.slots < self.batch.samples_per_prompt:
-            raise ValueError("rollout.slots must be at least batch.samples_per_prompt, or no group can start")
+            raise Misplaced(("rollout", "slots"), "must be at least batch.samples_per_prompt, or no group can start")
         if self.evaluation.slots < self.evaluation.k:
-            raise ValueError("evaluation.slots must be at least evaluation.k, or no group can start")
+            raise Misplaced(("evaluation", "slots"), "must be at least evaluation.k, or no group can start")
         if self.evaluation.prompts > self.task.held_out_prompts:
-            raise ValueError(
-                f"evaluation.prompts is above the {self.task.held_out_prompts} held-out prompts of the task"
+            raise Misplaced(
+                ("evaluation", "prompts"), f"is above the {self.task.held_out_prompts} held-out prompts of the task"
             )
         unknown = [name for name in self.guard_rails.bounds if name not in self.tunables()]
         if unknown:
-            raise ValueError(
-                f"guard_rails.bounds names {unknown[0]}, which this trainer does not have; it has {', '.join(self.tunables())}"
+            raise Misplaced(
+                ("guard_rails", "bounds", unknown[0]),
+                f"this trainer does not have it; it has {', '.join(self.tunables())}",
             )
         for name, value in self.tunables().items():
             if self.guard_rails.inside(name, value) != value:
                 bounds = self.guard_rails.of(name)
-                raise ValueError(f"{name} is {value:g}, outside its own guard rails {bounds.min:g} to {bounds.max:g}")
+                raise Misplaced(
+                    ("guard_rails", "bounds", name),
+                    f"the recipe's own {name} of {value:g} is outside {bounds.min:g} to {bounds.max:g}",
+                )
         return self
 
     def tunables(self) -> dict[str, float]:

@@ -20,6 +20,14 @@ class FileError(ValueError):
     """A file that a person wrote is wrong. The message is one line, meant for the terminal; commands exit with 2."""
 
 
+class Misplaced(ValueError):
+    """Raised in a model's validator for a value that is wrong only beside others: `at` says where in the file it stands."""
+
+    def __init__(self, at: Location, message: str) -> None:
+        super().__init__(message)
+        self.at = at
+
+
 def load(path: Path, model: type[M]) -> M:
     """Read `path` and validate it against `model`.
 
@@ -69,10 +77,12 @@ def _collect(node: yaml.Node, at: Location, lines: dict[Location, int], name: st
 
 
 def _sentence(error: ErrorDetails, lines: dict[Location, int], name: str, model: type[BaseModel]) -> str:
+    cause = error.get("ctx", {}).get("error")
+    where = (*error["loc"], *cause.at) if isinstance(cause, Misplaced) else error["loc"]
     # Discriminated unions put their tag into the location; the file has no such key, so keep what the file has.
     at: Location = ()
-    for part in error["loc"]:
-        if (*at, part) in lines or part is error["loc"][-1]:
+    for part in where:
+        if (*at, part) in lines or part is where[-1]:
             at = (*at, part)
     known = at
     while known and known not in lines:

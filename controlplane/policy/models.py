@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, model_validator
 
 from controlplane.contract.tunables import TUNABLES
+from controlplane.contract.yamlfile import Misplaced
 
 
 class _Part(BaseModel):
@@ -278,33 +279,39 @@ class Policy(_Part):
 
     @model_validator(mode="after")
     def _coherent(self) -> "Policy":
-        names = [rule.name for rule in self.rules]
-        if repeated := next((name for name in names if names.count(name) > 1), None):
-            raise ValueError(f"rule {repeated!r} is given twice")
-        for name in self.clamps:
-            if name not in TUNABLES:
-                raise ValueError(f"clamps: unknown tunable {name!r}; known are {', '.join(TUNABLES)}")
-            spec, clamp = TUNABLES[name], self.clamps[name]
+        for name, clamp in self.clamps.items():
+            spec = TUNABLES.get(name)
+            if spec is None:
+                raise Misplaced(("clamps", name), f"unknown tunable; known are {', '.join(TUNABLES)}")
             if clamp.min < spec.lowest or clamp.max > spec.highest:
-                raise ValueError(f"clamps.{name}: must lie within {spec.lowest:g} and {spec.highest:g}")
-        for rule in self.rules:
-            self._check(rule)
+                raise Misplaced(("clamps", name), f"must lie within {spec.lowest:g} and {spec.highest:g}")
+        names = [rule.name for rule in self.rules]
+        for index, rule in enumerate(self.rules):
+            if rule.name in names[:index]:
+                raise Misplaced(("rules", index, "name"), f"a rule {rule.name!r} stands above already")
+            self._check(rule, ("rules", index))
         return self
 
-    def _check(self, rule: Rule) -> None:
+    def _check(self, rule: Rule, at: tuple[str | int, ...]) -> None:
         for name in (*rule.when.all, *rule.when.any):
             if name not in self.detectors:
-                raise ValueError(f"rule {rule.name!r}: no detector {name!r}; there are {', '.join(self.detectors)}")
-        for name in (*rule.then.scale, *rule.then.set):
-            if name not in self.clamps:
-                raise ValueError(f"rule {rule.name!r}: changes {name}, which has no clamp; add it under clamps")
+                raise Misplaced((*at, "when"), f"no detector {name!r}; there are {', '.join(self.detectors)}")
+        for kind, changes in (("scale", rule.then.scale), ("set", rule.then.set)):
+            for name in changes:
+                if name not in self.clamps:
+                    raise Misplaced(
+                        (*at, "then", kind, name), "changes a tunable that has no clamp; add it under clamps"
+                    )
         for name, value in rule.then.set.items():
-            if not self.clamps[name].min <= value <= self.clamps[name].max:
-                raise ValueError(f"rule {rule.name!r}: sets {name} to {value:g}, outside its clamp")
+            clamp = self.clamps[name]
+            if not clamp.min <= value <= clamp.max:
+                allowed = f"{clamp.min:g} to {clamp.max:g}"
+                raise Misplaced((*at, "then", "set", name), f"{value:g} is outside its clamp; allowed is {allowed}")
         if rule.then.rollback and not self._two_keys(rule.when):
-            raise ValueError(
-                f"rule {rule.name!r}: a rollback needs two keys: in `all` a detector of the pass rate and, in `all` or `any`, "
-                "one of a mechanism (or a nonfinite detector alone)"
+            raise Misplaced(
+                (*at, "when"),
+                "a rollback needs two keys: in `all` a detector of the pass rate and, in `all` or `any`, one of a mechanism "
+                "(or a nonfinite detector alone)",
             )
 
     def _two_keys(self, when: When) -> bool:

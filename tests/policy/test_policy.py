@@ -37,9 +37,9 @@ def test_a_ceiling_lowers_and_never_raises() -> None:
         ("h: 8.0", "h: -1", "pass_drop:", "greater than 0"),
         ("name: demo", "nome: demo", "nome", "did you mean 'name'"),
         ("consecutive: 2", "consecutive: 0", "grad_spike:", "greater than or equal to 1"),
-        ("lr_scale: 0.5", "lr_skale: 0.5", "", "unknown tunable 'lr_skale'"),
-        ("all: [nonfinite]", "all: [nan]", "", "no detector 'nan'"),
-        ("lr_scale: {min", "clip_low: {min", "", "has no clamp"),
+        ("lr_scale: 0.5", "lr_skale: 0.5", "then:", "unknown tunable 'lr_skale'"),
+        ("all: [nonfinite]", "all: [nan]", "when: {all: [nan]}", "no detector 'nan'"),
+        ("lr_scale: {min", "clip_low: {min", "scale: {lr_scale", "has no clamp"),
         ("policy: v1", "policy: v2", "policy: v2", "'v1'"),
     ],
 )

@@ -101,11 +101,11 @@ def test_sigterm_finishes_the_step_and_leaves_a_checkpoint(file: Path, tmp_path:
         ("name: x\nsteps: 3\nbatch:\n  samples_per_prompt: 1\n", ":4: batch.samples_per_prompt: "),
         (
             "name: x\nsteps: 3\nguard_rails: {bounds: {lr_scale: {min: 2, max: 3}}}\n",
-            "outside its own guard rails 2 to 3",
+            ":3: guard_rails.bounds.lr_scale: the recipe's own lr_scale of 1 is outside 2 to 3",
         ),
         (
             "name: x\nsteps: 3\nguard_rails: {bounds: {clip_low: {min: 0, max: 1}}}\n",
-            "clip_low, which this trainer does not have",
+            ":3: guard_rails.bounds.clip_low: this trainer does not have it",
         ),
         ("name: x\nsteps: 3\nfaults: [{step: 1, kind: gamma, factor: 2}]\n", "faults[0].kind"),
     ],

@@ -59,6 +59,7 @@ class Run:
         self.gauges['rl_eval_pass_ratio{dataset="held_out",k="4"}'] = pass_rate
         self.gauges['rl_eval_prompts{dataset="held_out"}'] = 256
         self.gauges['rl_eval_last_step{dataset="held_out"}'] = self.step
+        self.gauges['rl_eval_branch{dataset="held_out"}'] = self.branch
         self.gauges['rl_eval_compute_gpu_seconds{dataset="held_out"}'] = float(self.step)
 
     def checkpoint(self, health: Health = Health.good) -> None:

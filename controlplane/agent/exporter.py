@@ -135,6 +135,7 @@ class Exporter:
             store.set("rl_eval_pass_at_k_ratio", report.pass_at_k, dataset=dataset, k=k)
             store.set("rl_eval_prompts", report.prompts, dataset=dataset)
             store.set("rl_eval_last_step", report.step, dataset=dataset)
+            store.set("rl_eval_branch", report.branch, dataset=dataset)
             store.set("rl_eval_compute_gpu_seconds", report.compute, dataset=dataset)
             store.set("rl_eval_length_tokens", report.mean_length, dataset=dataset)
             store.set("rl_eval_truncated_ratio", report.truncated_ratio, dataset=dataset)

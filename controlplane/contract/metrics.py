@@ -124,6 +124,7 @@ TRAINER: tuple[Metric, ...] = (
     _metric("rl_eval_pass_at_k_ratio", "gauge", "Held-out share of prompts solved at least once in k.", "ratio", dataset=(), k=()),
     _metric("rl_eval_prompts", "gauge", "Prompts of that evaluation.", dataset=()),
     _metric("rl_eval_last_step", "gauge", "Step of the last evaluation.", "steps", dataset=()),
+    _metric("rl_eval_branch", "gauge", "Branch of the weights of the last evaluation; an older one than the run's is of an abandoned branch.", dataset=()),
     _metric("rl_eval_compute_gpu_seconds", "gauge", "Device time behind the weights of the last evaluation.", "seconds", dataset=()),
     _metric("rl_eval_length_tokens", "gauge", "Mean length in the last evaluation.", "tokens", dataset=()),
     _metric("rl_eval_truncated_ratio", "gauge", "Truncated share in the last evaluation.", "ratio", dataset=()),

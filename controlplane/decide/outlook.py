@@ -36,7 +36,7 @@ class Outlook:
 
     def take_in(self, snapshot: Snapshot, branch: int) -> bool:
         """Whether the snapshot held an evaluation that was not known; the view is then new."""
-        point = self._read(snapshot)
+        point = self._read(snapshot, branch)
         if point is None or (self._points and point.step <= self._points[-1].step):
             return False
         budget = self._budget(snapshot, point)
@@ -51,7 +51,9 @@ class Outlook:
         if self._points:
             self._restores = [c for c in self._restores if c < self._points[-1].compute] + [self._points[-1].compute]
 
-    def _read(self, snapshot: Snapshot) -> Point | None:
+    def _read(self, snapshot: Snapshot, branch: int) -> Point | None:
+        """The evaluation in a snapshot; None without one, and after a rollback until the new branch has its first."""
+
         def value(name: str) -> float | None:
             label = f'dataset="{self._config.dataset}"'
             found = [v for key, v in snapshot.metrics.items() if key.partition("{")[0] == name and label in key]
@@ -59,7 +61,7 @@ class Outlook:
 
         step, rate, prompts = value("rl_eval_last_step"), value("rl_eval_pass_ratio"), value("rl_eval_prompts")
         compute = step if self._config.axis == "step" else value("rl_eval_compute_gpu_seconds")
-        if step is None or rate is None or compute is None:
+        if step is None or rate is None or compute is None or value("rl_eval_branch") != branch:
             return None
         return Point(int(step), compute, rate, (prompts or 0) * self._generations(snapshot))
 

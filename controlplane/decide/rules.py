@@ -37,6 +37,8 @@ def decide(policy: Policy, snapshot: Snapshot, judgement: Judgement, standing: S
         return Decision(kind=Kind.page, reason=judgement.stale, step=step or 0, branch=branch, rule=STALE)
     if step is None or observed is None:
         return say(Kind.hold, "no step has been seen yet")
+    if standing.watch is not None and standing.watch.left_branch == branch:
+        return say(Kind.hold, "the rollback is confirmed; waiting for the first step of the new branch")
     if observed.branch != branch:
         return say(Kind.hold, f"the trainer is on branch {observed.branch}, its metrics still on branch {branch}")
     if standing.pending is not None and standing.pending.change is not None:

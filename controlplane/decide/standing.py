@@ -21,6 +21,8 @@ class Watch:
     """Pass rate before the trouble began."""
     from_progress: int
     due_progress: int
+    left_branch: int | None
+    """The branch that a rollback gave up; None for other actions."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,8 @@ class Standing:
         standing = replace(standing, pending=None)
         if ack.state is AckState.applied:
             due = self.progress + verdict_after
-            watch = Watch(ack.decision_id, pending.rule or "", self.pending_reference, self.progress, due)
+            left = pending.branch if pending.change and pending.change.target else None
+            watch = Watch(ack.decision_id, pending.rule or "", self.pending_reference, self.progress, due, left)
             return replace(standing, watch=watch)
         return replace(standing, refusal=ack)._forget(pending)
 

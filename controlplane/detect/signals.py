@@ -36,6 +36,7 @@ SERIES: frozenset[str] = frozenset(
         "rl_eval_pass_ratio",
         "rl_eval_prompts",
         "rl_eval_last_step",
+        "rl_eval_branch",
         "rl_eval_compute_gpu_seconds",
     }
 )

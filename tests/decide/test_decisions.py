@@ -118,6 +118,18 @@ def test_nothing_is_done_while_an_answer_is_awaited() -> None:
     assert "waiting for the trainer" in decision.reason
 
 
+def test_between_confirmation_and_new_branch_the_old_metrics_are_not_judged() -> None:
+    run, evaluator = Run(), Evaluator(DEMO)
+    healthy(run, evaluator)
+    decision = collapse(run, evaluator)[-1]
+    before = run.look()
+    carry_out(run, decision)
+    late = before.model_copy(update={"observed": run.observed().model_copy(update={"branch": 0})})
+    held = evaluator.look(late)[1]
+    assert held.kind is Kind.hold
+    assert "rollback is confirmed" in held.reason
+
+
 def test_after_a_rollback_the_run_is_judged_anew_and_gets_a_verdict() -> None:
     run, evaluator = Run(), Evaluator(DEMO)
     healthy(run, evaluator)
@@ -286,13 +298,13 @@ def test_the_forecast_follows_the_lineage_after_a_rollback() -> None:
     assert before is not None
     assert before.points == 20
     run.restore(50)
-    evaluator.look(run.look())
-    run.advance()
-    for _ in range(9):
+    evaluator.look(run.look())  # the gauges still show the last evaluation of the abandoned branch
+    assert evaluator.forecast == before
+    for _ in range(10):
         run.advance()
     run.evaluate(0.8)
     evaluator.look(run.look())
     after = evaluator.forecast
     assert after is not None
-    assert after.points == 11  # ten up to step 50, and the new one
+    assert (after.step, after.branch, after.points) == (60, 1, 11)  # ten up to step 50, and the new one
     assert 0.0 <= after.quantiles["0.1"] <= after.quantiles["0.5"] <= after.quantiles["0.9"] <= 1.0

@@ -13,7 +13,7 @@ from controlplane.contract.rundir import RunDir, RunInfo, write_atomic
 from trainer.checkpoint.keeper import Keeper
 from trainer.checkpoint.store import CheckpointStore
 from trainer.evaluate import EvalResult, evaluate
-from trainer.learn.learner import Learner
+from trainer.learn.learner import PlainLearner
 from trainer.loop import ACTIONS, Control, Loop
 from trainer.model import load_model, load_tokenizer
 from trainer.recipe import Recipe
@@ -82,7 +82,7 @@ def assemble(
     torch.set_num_threads(recipe.threads)
     tokenizer = load_tokenizer(start)
     task = Arithmetic(recipe.task, tokenizer)
-    learner = Learner(load_model(start), recipe.optimizer)
+    learner = PlainLearner(load_model(start), recipe.optimizer)
     sampler = load_model(start)
     interruption = Interruption(
         phrase=tuple(tokenizer.encode(recipe.length.closing_phrase)),

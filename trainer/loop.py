@@ -27,7 +27,7 @@ from trainer.checkpoint.health import WINDOW, Score, StepHealth
 from trainer.checkpoint.keeper import Keeper
 from trainer.checkpoint.store import CheckpointError, Content
 from trainer.evaluate import EvalResult
-from trainer.learn.learner import Learner, LearnResult
+from trainer.learn import Learner, LearnResult
 from trainer.recipe import Recipe
 from trainer.record import finite, learn_fields, masked_ratio, rollout_stats, step_line
 from trainer.rollout.collector import Collector

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from controlplane.contract.reports import RolloutStats, StepReport
-from trainer.learn.learner import LearnResult
+from trainer.learn import LearnResult
 from trainer.rollout.buffer import staleness
 from trainer.types import ScoredGroup, Version
 

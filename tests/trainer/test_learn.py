@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from trainer.learn.advantage import batch_normalised
-from trainer.learn.learner import Learner, schedule
+from trainer.learn.learner import PlainLearner, schedule
 from trainer.learn.loss import cispo, prompt_average_weights
 from trainer.recipe import OptimizerSpec
 from trainer.types import Completion, Group, GroupRequest, Item, Prompt, Sampling, ScoredGroup, Span, Verdict, Version
@@ -111,7 +111,7 @@ def test_loss_and_gradient_equal_a_float64_reference_whatever_the_micro_batches(
         scored([1.0, 1.0, -1.0], [7, 2, 4], mask=lambda t: t != 1, behaviour=-6.0, ordinal=5),
     ]
     for budget in (10, 100_000):
-        learner = Learner(model.float(), OptimizerSpec(lr=1e-30, tokens_per_micro_batch=budget))
+        learner = PlainLearner(model.float(), OptimizerSpec(lr=1e-30, tokens_per_micro_batch=budget))
         seen: list[torch.Tensor] = []
 
         def look(*_: Any, seen: list[torch.Tensor] = seen) -> None:
@@ -134,14 +134,14 @@ def test_forced_tokens_carry_no_loss(model: Any) -> None:
         group = scored([1.0, -1.0], [6, 6], mask=lambda t: t < 4)
         spoiled = tuple(replace(c, logprobs=(*c.logprobs[:4], behaviour, behaviour)) for c in group.group.completions)
         changed = replace(group, group=replace(group.group, completions=spoiled))
-        return Learner(model, OptimizerSpec(lr=1e-12)).step(1, [changed], TUNABLES).loss
+        return PlainLearner(model, OptimizerSpec(lr=1e-12)).step(1, [changed], TUNABLES).loss
 
     assert loss_with(-2.0) == loss_with(-30.0)
 
 
 def test_a_batch_without_signal_changes_nothing(model: Any) -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    result = Learner(model, OptimizerSpec(lr=1.0)).step(1, [scored([1.0, 1.0], [3, 3])], TUNABLES)
+    result = PlainLearner(model, OptimizerSpec(lr=1.0)).step(1, [scored([1.0, 1.0], [3, 3])], TUNABLES)
     assert result.skipped == "no_signal"
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
@@ -154,7 +154,7 @@ def test_a_non_finite_step_changes_nothing(model: Any, spoil: str, quantity: str
     if spoil == "weight":
         with torch.no_grad():
             model.get_output_embeddings().weight[0, 0] = math.inf
-    learner = Learner(model, OptimizerSpec(lr=1.0))
+    learner = PlainLearner(model, OptimizerSpec(lr=1.0))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     result = learner.step(1, [group], TUNABLES)
     assert result.skipped == "nonfinite"
@@ -163,7 +163,7 @@ def test_a_non_finite_step_changes_nothing(model: Any, spoil: str, quantity: str
 
 
 def test_learning_rate_is_schedule_times_scale_and_written_in_one_place(model: Any) -> None:
-    learner = Learner(model, OptimizerSpec(lr=2e-3, warmup_steps=4))
+    learner = PlainLearner(model, OptimizerSpec(lr=2e-3, warmup_steps=4))
     group = scored([1.0, -1.0], [3, 3])
     for step, scale in ((1, 1.0), (2, 0.5), (4, 1.0), (9, 2.0)):
         result = learner.step(step, [group], {**TUNABLES, "lr_scale": scale})

@@ -15,7 +15,8 @@ from controlplane.contract.rundir import RunDir, read_lines
 from tests.trainer.conftest import MICRO, Script
 from trainer.checkpoint.store import CheckpointStore
 from trainer.evaluate import EvalResult
-from trainer.learn.learner import Learner, LearnResult
+from trainer.learn import LearnResult
+from trainer.learn.learner import PlainLearner
 from trainer.loop import Loop
 from trainer.recipe import Recipe
 
@@ -226,10 +227,10 @@ def test_a_non_finite_step_is_neither_applied_nor_published_nor_checkpointed(
     recipe: Recipe, start: Start, script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loop = start(recipe)
-    real = Learner.step
+    real = PlainLearner.step
     versions: list[Any] = []
 
-    def spoiled(self: Learner, step: int, groups: Any, tunables: Any) -> LearnResult:
+    def spoiled(self: PlainLearner, step: int, groups: Any, tunables: Any) -> LearnResult:
         versions.append(loop.state.version)
         if step != 4:
             return real(self, step, groups, tunables)
@@ -240,7 +241,7 @@ def test_a_non_finite_step_is_neither_applied_nor_published_nor_checkpointed(
         weight.data.copy_(kept)
         return result
 
-    monkeypatch.setattr(Learner, "step", spoiled)
+    monkeypatch.setattr(PlainLearner, "step", spoiled)
     assert loop.run() == "end"
     assert [r.skipped for r in script.steps] == ["", "", "", "nonfinite", "", ""]
     assert versions[4] == versions[3]  # nothing was published after step 4

@@ -1,1 +1,45 @@
-"""Learning: advantages, loss, FP32 head and the optimizer step."""
+"""Learning: advantages, loss, FP32 head and the optimizer step. Here: what the step machine needs of a learner."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from trainer.types import ScoredGroup
+
+
+@dataclass(frozen=True)
+class LearnResult:
+    """What one step did. NaN where a skipped step measured nothing."""
+
+    skipped: str = ""
+    nonfinite: tuple[str, ...] = ()
+    lr: float = math.nan
+    loss: float = math.nan
+    grad_norm: float = math.nan
+    grad_clipped: bool = False
+    entropy: float = math.nan
+    mismatch_kl: float = math.nan
+    ratio_mean: float = math.nan
+    ratio_max: float = math.nan
+    clipped_ratio: float = math.nan
+    effective_sample_ratio: float = math.nan
+    advantage_std: float = math.nan
+    trained_tokens: int = 0
+
+
+class Learner(Protocol):
+    """The state that training changes and a rollback brings back, and the one step that changes it."""
+
+    base_lr: float
+    """Learning rate of the schedule, before `lr_scale`."""
+
+    def step(self, step: int, groups: Sequence[ScoredGroup], tunables: Mapping[str, float]) -> LearnResult:
+        """Train optimizer step `step` (1, 2, ...) on a batch. A step that is skipped changes nothing."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that `load_state_dict` needs to go on bit-exactly."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...

@@ -12,32 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainer.learn import LearnResult
 from trainer.learn.advantage import batch_normalised
 from trainer.learn.fp32_head import hidden_states, logprobs
 from trainer.learn.loss import LossStats, cispo, prompt_average_weights
 from trainer.model import Model
 from trainer.recipe import OptimizerSpec
 from trainer.types import ScoredGroup
-
-
-@dataclass(frozen=True)
-class LearnResult:
-    """What one step did. NaN where a skipped step measured nothing."""
-
-    skipped: str = ""
-    nonfinite: tuple[str, ...] = ()
-    lr: float = math.nan
-    loss: float = math.nan
-    grad_norm: float = math.nan
-    grad_clipped: bool = False
-    entropy: float = math.nan
-    mismatch_kl: float = math.nan
-    ratio_mean: float = math.nan
-    ratio_max: float = math.nan
-    clipped_ratio: float = math.nan
-    effective_sample_ratio: float = math.nan
-    advantage_std: float = math.nan
-    trained_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -62,8 +43,8 @@ def schedule(base_lr: float, step: int, warmup_steps: int) -> float:
     return base_lr * min(1.0, step / warmup_steps) if warmup_steps else base_lr
 
 
-class Learner:
-    """Model, optimizer and base learning rate: together the state that a rollback brings back."""
+class PlainLearner:
+    """Implements `Learner` in one process: model, optimizer and base learning rate."""
 
     def __init__(self, model: Model, spec: OptimizerSpec) -> None:
         self.model = model.eval()  # no dropout: sampler and learner must agree

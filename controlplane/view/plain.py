@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import isfinite
+from math import isfinite, nan
 from typing import Any
 
+from controlplane.decide import ForecastView
 from controlplane.digest import facts, words
 from controlplane.record import Look, Record
 
@@ -16,27 +17,44 @@ class Told:
     evals: int = 0
     events: int = 0
     seq: int = 0
+    forecasts: int = 0
 
 
 def news(record: Record, told: Told) -> tuple[list[str], Told]:
     """Lines for what came since `told`, in order of time, and the new mark."""
-    lines = [(facts.number(row, "time"), _evaluation(record, row)) for row in record.evals[told.evals :]]
+    lines = [(facts.number(row, "time"), _evaluation(row)) for row in record.evals[told.evals :]]
     lines += [(facts.number(row, "time"), _event(row)) for row in record.events[told.events :] if _worth(row)]
     lines += [(look.at, _look(look)) for look in facts.said(record) if look.seq > told.seq]
+    lines += [(_made(record, view), _forecast(view)) for view in record.forecasts[told.forecasts :]]
     last = record.looks[-1].seq if record.looks else told.seq
     # What carries no time comes first: it was there when the view was opened.
     ordered = sorted(lines, key=lambda line: line[0] if isfinite(line[0]) else 0.0)
-    return [_one_line(text) for _, text in ordered], Told(len(record.evals), len(record.events), last)
+    return [_one_line(text) for _, text in ordered], Told(
+        len(record.evals), len(record.events), last, len(record.forecasts)
+    )
 
 
-def _evaluation(record: Record, row: Mapping[str, Any]) -> str:
-    """The forecast told with an evaluation is the one that was made from it."""
-    view = next((v for v in record.forecasts if v.step == row["step"] and v.branch == (row.get("branch") or 0)), None)
+def _evaluation(row: Mapping[str, Any]) -> str:
     text = f"step {row['step']:>5}  eval      {row.get('dataset', 'held-out')} pass rate {words.ratio(facts.number(row, 'pass_ratio'))}"
     truncated, length = facts.number(row, "truncated_ratio"), facts.number(row, "mean_length")
     text += f", length {length:.0f}" if isfinite(length) else ""
-    text += f", truncated {truncated:.1%}" if isfinite(truncated) else ""
-    return text + (f"; {words.forecast_words(view)}" if view else "")
+    return text + (f", truncated {truncated:.1%}" if isfinite(truncated) else "")
+
+
+def _made(record: Record, view: ForecastView) -> float:
+    """Time of the evaluation that a forecast was made from: it is told right after it, whenever it comes."""
+    return next(
+        (
+            facts.number(r, "time")
+            for r in record.evals
+            if (r["step"], r.get("branch") or 0) == (view.step, view.branch)
+        ),
+        nan,
+    )
+
+
+def _forecast(view: ForecastView) -> str:
+    return f"step {view.step:>5}  forecast  {words.forecast_words(view)}"
 
 
 def _look(look: Look) -> str:

@@ -13,13 +13,13 @@ answered is only answered again, in the same way.
 
 import json
 import logging
-import math
 import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from controlplane.agent.boundary import BoundaryState, Directive
+from controlplane.agent.checks import check_answer, check_values
 from controlplane.agent.exporter import Exporter, trainer_metrics
 from controlplane.agent.exposition import Store
 from controlplane.agent.guardrails import GuardRails, Refusal, Situation, Wait, admit
@@ -28,7 +28,6 @@ from controlplane.agent.memory import Answered, Changed, Memory, Record, Started
 from controlplane.contract.documents import Ack, AckState, Action, Desired, Lease, Observed, Phase, TunableState
 from controlplane.contract.reports import CheckpointReport, EvalReport, StepReport
 from controlplane.contract.rundir import RunDir, RunInfo, read_lines, write_atomic
-from controlplane.contract.tunables import TUNABLES
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +77,7 @@ class Agent:
         poll_seconds: float | None = 0.1,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        _check(values, rails)
+        check_values(values, rails)
         self.incarnation = str(uuid.uuid4())
         self._rundir, self._info, self._rails, self._actions, self._clock = rundir, info, rails, actions, clock
         self._pending: dict[str, Desired] = {}
@@ -161,7 +160,7 @@ class Agent:
         out = self._out
         if out is None or out.directive.decision_id != directive.decision_id:
             raise RuntimeError(f"acknowledge: decision {directive.decision_id} is not handed out")
-        _check_answer(out.directive, state, readback, self._memory.values)
+        check_answer(out.directive, state, readback, self._memory.values)
         self._record(self._answer_of(out, state, at_step, readback, reason))
         self._out = None
         try:
@@ -378,31 +377,6 @@ class Agent:
             checkpoints=state.checkpoints,
             phase=state.phase,
         )
-
-
-def _check(values: Mapping[str, float], rails: GuardRails) -> None:
-    for name, value in values.items():
-        if name not in TUNABLES:
-            raise ValueError(f"unknown tunable {name!r}; known are {', '.join(TUNABLES)}")
-        bounds = rails.of(name)
-        if not bounds.min <= value <= bounds.max:
-            raise ValueError(f"{name} is {value:g}, outside its guard rails {bounds.min:g} to {bounds.max:g}")
-    for name in rails.bounds:
-        if name not in values:
-            raise ValueError(f"guard rails name {name}, which this trainer does not have")
-
-
-def _check_answer(
-    directive: Directive, state: AckState, readback: Mapping[str, float], known: Mapping[str, float]
-) -> None:
-    if state not in (AckState.applied, AckState.rejected, AckState.failed, AckState.reverted):
-        raise ValueError(f"acknowledge: a trainer answers applied, rejected or failed, not {state}")
-    for name, value in readback.items():
-        if name not in known or not math.isfinite(value):
-            raise ValueError(f"acknowledge: readback of {name} is {value}; it must be a known tunable and finite")
-    missing = sorted(directive.values.keys() - readback.keys())
-    if missing:
-        raise ValueError(f"acknowledge: readback lacks {', '.join(missing)}")
 
 
 def _ack(desired: Desired, state: AckState, step: int, reason: str) -> Ack:

@@ -6,6 +6,7 @@ import pytest
 
 from controlplane.contract.documents import Ack, AckState, Action, Health, Phase
 from controlplane.decide import Decision, Evaluator, Kind
+from controlplane.detect import Outcome
 from controlplane.policy import Autonomy, Policy, load
 from tests.looks import Run
 
@@ -137,7 +138,35 @@ def test_after_a_rollback_the_run_is_judged_anew_and_gets_a_verdict() -> None:
     later = healthy(run, evaluator, 60)
     verdicts = [d for d in later if d.kind is Kind.verdict]
     assert [v.helped for v in verdicts] == [True]
-    assert Kind.act not in {d.kind for d in later}
+    assert {d.kind for d in later} == {Kind.nothing, Kind.verdict}  # what the abandoned branch showed is forgotten
+
+
+def test_a_restore_gets_its_grace_and_alarms_before_it_do_not_count() -> None:
+    run, evaluator = Run(), Evaluator(DEMO)
+    healthy(run, evaluator)
+    carry_out(run, collapse(run, evaluator)[-1])
+    for _ in range(DEMO.verdict.grace_steps - 1):
+        judgement, decision = evaluator.look(run.advance(pass_rate=0.1, truncation=0.9, grad_norm=9))
+        readings = {f.outcome for name, f in judgement.findings.items() if name != "stalled"}
+        assert readings == {Outcome.inconclusive}
+        assert judgement.since_breach == {}
+        assert decision.kind is Kind.nothing
+
+
+def test_the_trainers_own_limit_on_rollbacks_pages() -> None:
+    run, evaluator = Run(rollbacks_left=0), Evaluator(DEMO)
+    healthy(run, evaluator)
+    decision = collapse(run, evaluator)[-1]
+    assert decision.kind is Kind.page
+    assert "guard rails allow no further rollback" in decision.reason
+
+
+def test_a_policy_that_only_observes_at_first_does_so() -> None:
+    run, evaluator = Run(), Evaluator(DEMO.model_copy(update={"observe_until_step": 100}))
+    healthy(run, evaluator)
+    decisions = collapse(run, evaluator, 12)
+    assert Kind.act not in {d.kind for d in decisions}
+    assert "only observes until step 100" in decisions[-1].reason
 
 
 def test_a_rollback_that_did_not_help_is_said_so() -> None:

@@ -103,3 +103,9 @@ def test_a_journal_that_cannot_be_used_says_so(tmp_path: Path) -> None:
     (tmp_path / "text.db").write_text("this is not a database " * 100)
     with pytest.raises(JournalError, match="cannot be opened"):
         Journal(tmp_path / "text.db")
+
+
+def test_a_commit_is_on_disk_when_append_returns(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.db")
+    with journal._engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2  # FULL: an fsync at every commit

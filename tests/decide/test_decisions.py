@@ -151,6 +151,10 @@ def test_a_restore_gets_its_grace_and_alarms_before_it_do_not_count() -> None:
         assert readings == {Outcome.inconclusive}
         assert judgement.since_breach == {}
         assert decision.kind is Kind.nothing
+    run.advance()
+    first = evaluator.look(run.advance())[0].findings["pass_drop"]
+    assert first.outcome is Outcome.ok
+    assert first.statistic < 1  # the sum of the abandoned branch is gone
 
 
 def test_the_trainers_own_limit_on_rollbacks_pages() -> None:

@@ -110,15 +110,14 @@ class Forecaster:
         values = np.array([draws.at(self._log(c)) for c in horizon])
         low, high = np.quantile(values, [0.1, 0.9], axis=1)
         widest = int(np.argmax(high - low))
-        why = refusal(len(self._points), float((high - low)[widest]), float(draws.asymptote().std()), draws.reliable)
+        ratio = np.maximum(horizon / last, 1.0) if last > 0.0 else np.full(len(horizon), np.inf)
+        sd_a, width = float(draws.asymptote().std()), float((high - low)[widest])
+        why = refusal(len(self._points), width, sd_a, float(ratio.max()), draws.reliable)
         reason = why and (
-            f"Asymptote not identified yet: {why}; with 80 % probability the pass rate at compute "
+            f"{why[0].upper()}{why[1:]}; with 80 % probability the pass rate at compute "
             f"{horizon[widest]:g} lies between {low[widest]:.2f} and {high[widest]:.2f}."
         )
-        ratio = horizon / last if last > 0.0 else np.full(len(horizon), np.inf)
-        return Forecast(
-            horizon, values, values.mean(axis=1), values.std(axis=1), reason is not None, reason, np.maximum(ratio, 1.0)
-        )
+        return Forecast(horizon, values, values.mean(axis=1), values.std(axis=1), reason is not None, reason, ratio)
 
     def parameters(self) -> Parameters:
         """Posterior of A, B, C_mid and R0; B and C_mid spread (in log) over their grid cell."""

@@ -114,7 +114,7 @@ def test_a_refused_forecast_gives_its_reason_and_no_number(record: Recorded) -> 
     view = run.forecasts[-1]
     assert view.refused
     text = words.forecast_words(view)
-    assert text.startswith("not yet known: asymptote not identified yet")
+    assert text.startswith("not yet known: only ")
     assert "ends at" not in text
 
 

@@ -137,7 +137,7 @@ def test_seven_points_of_the_fig2_curve_are_refused_with_the_bound() -> None:
     assert p.refused
     assert [p.quantile(q)[0] for q in (0.1, 0.5, 0.9)] == pytest.approx([0.518, 0.609, 0.768], abs=0.01)
     assert p.reason is not None
-    assert "only 7 of the 8 evaluations" in p.reason
+    assert "Only 7 of the 8 evaluations" in p.reason
     assert f"between {p.quantile(0.1)[0]:.2f} and {p.quantile(0.9)[0]:.2f}" in p.reason
 
 

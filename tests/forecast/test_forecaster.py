@@ -116,17 +116,20 @@ def test_fewer_than_eight_evaluations_are_refused() -> None:
 
 def test_a_run_before_its_bend_is_refused_because_the_asymptote_is_prior() -> None:
     c = np.linspace(0.5, 5.0, 20)
-    p = run(Forecaster(BUDGET), c, law(c, mid=60.0)).forecast([6.0])
-    assert p.refused
-    assert "asymptote A is hardly better known" in str(p.reason)
+    p = run(Forecaster(BUDGET), c, law(c, mid=60.0))
+    near, far = p.forecast([6.0]), p.forecast([11.0])
+    assert not near.refused
+    assert far.refused
+    assert "asymptote A is hardly better known" in str(far.reason)
 
 
 def test_a_wide_horizon_is_refused_and_a_near_one_is_named_by_its_width() -> None:
     from controlplane.forecast.calibration import MAX_SD_A, refusal
 
-    assert refusal(8, 0.5, MAX_SD_A, True) is None
-    assert "wide" in str(refusal(8, 0.51, 0.0, True))
-    assert "asymptote" in str(refusal(8, 0.1, MAX_SD_A + 0.001, True))
+    assert refusal(8, 0.5, MAX_SD_A, 10.0, True) is None
+    assert "wide" in str(refusal(8, 0.51, 0.0, 1.0, True))
+    assert "asymptote" in str(refusal(8, 0.1, MAX_SD_A + 0.001, 2.1, True))
+    assert refusal(8, 0.1, MAX_SD_A + 0.001, 2.0, True) is None  # so near, the forecast does not rest on the asymptote
     assert pytest.approx(0.165, abs=0.001) == MAX_SD_A
 
 
@@ -134,7 +137,7 @@ def test_a_falling_curve_is_refused_because_no_law_fits_it() -> None:
     c = np.linspace(1.0, 90.0, 40)
     p = run(Forecaster(BUDGET), c, law(c, r0=0.9, a=0.1), 1e-6).forecast([BUDGET])
     assert p.refused
-    assert "almost no curve" in str(p.reason)
+    assert "Almost no curve" in str(p.reason)
 
 
 @pytest.mark.parametrize("jump", [0.05, -0.10])

@@ -60,13 +60,15 @@ def control(
     if not run.is_dir():
         raise FileError(f"{run}: there is no such run directory")
     rundir = RunDir(run)
-    source: MetricSource = ScrapeSource(rundir.target)
-    if prometheus:
-        source = PrometheusSource(prometheus, rundir.read_info().name)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     _wait_for_trainer(rundir, stop)
+    if stop.is_set():
+        return
+    source: MetricSource = ScrapeSource(rundir.target)
+    if prometheus:
+        source = PrometheusSource(prometheus, rundir.read_info().name)
     journal = Journal(rundir.journal)
     controller = Controller(rundir, checked.capped(Autonomy[at_most]), text, source, journal)
     controller.attach()

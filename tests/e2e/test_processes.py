@@ -115,3 +115,14 @@ def test_sigterm_ends_a_controller_cleanly_and_leaves_the_trainer_alone(recipe: 
     assert not RunDir(run).controller_target.exists()
     output = trainer.communicate()[0]
     assert trainer.returncode == 0, output
+
+
+def test_a_controller_that_waits_for_its_trainer_can_be_stopped(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    controller = control(run)
+    assert controller.stdout is not None
+    assert "waits for a trainer" in controller.stdout.readline()
+    controller.send_signal(signal.SIGTERM)
+    assert controller.wait(timeout=20) == 0
+    assert list(run.iterdir()) == []

@@ -33,6 +33,7 @@ class Evaluator:
         self._findings = {name: Finding(Outcome.inconclusive, detail="no reading yet") for name in policy.detectors}
         self._breached_at: dict[str, int] = {}
         self._before: Snapshot | None = None
+        self._seen_at: float | None = None
         self._step: int | None = None
         self._grace_until = 0
         self._recent: deque[tuple[int, float, float]] = deque(maxlen=RECENT)
@@ -60,7 +61,10 @@ class Evaluator:
 
     def _take_in(self, snapshot: Snapshot) -> Judgement:
         new_forecast = False
+        if self._seen_at is None:
+            self._seen_at = snapshot.at  # before the first sample, time counts from the first look
         if not (stale := self._stale(snapshot)):
+            self._seen_at = snapshot.sampled_at or snapshot.at
             self._move(snapshot)
             self._detect(snapshot)
             new_forecast = self._outlook.take_in(snapshot, self.standing.branch)
@@ -78,6 +82,7 @@ class Evaluator:
             findings=dict(self._findings),
             since_breach={name: progress - at for name, at in self._breached_at.items()},
             stale=stale,
+            blind_seconds=snapshot.at - self._seen_at,
             forecast=self._outlook.view,
             forecast_is_new=new_forecast,
             recent=tuple(self._recent),

@@ -44,6 +44,8 @@ class Judgement:
     """Detector -> steps since it was last in alarm on this branch; those that never were are missing."""
     stale: str = ""
     """One sentence when the data are missing or too old to act on."""
+    blind_seconds: float = 0.0
+    """Time since the newest sample that could be used."""
     forecast: ForecastView | None = None
     forecast_is_new: bool = False
     recent: tuple[tuple[int, float, float], ...] = ()

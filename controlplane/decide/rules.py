@@ -32,7 +32,7 @@ def decide(policy: Policy, snapshot: Snapshot, judgement: Judgement, standing: S
     if observed is not None and observed.phase is Phase.stopped:
         return say(Kind.nothing, f"the trainer has stopped at step {observed.step} of {observed.planned_steps}")
     if judgement.stale:
-        if STALE in standing.said:
+        if STALE in standing.said or judgement.blind_seconds <= policy.freshness.max_age_seconds:
             return say(Kind.hold, judgement.stale)
         return Decision(kind=Kind.page, reason=judgement.stale, step=step or 0, branch=branch, rule=STALE)
     if step is None or observed is None:

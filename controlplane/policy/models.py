@@ -233,7 +233,8 @@ class Freshness(_Part):
     """When data are too old to act on."""
 
     max_age_seconds: float = Field(default=60.0, gt=0)
-    """Age of the newest metric sample past which the controller holds."""
+    """Age of the newest metric sample past which the controller holds and a person is told. It also holds, without telling
+    yet, while the data cannot be read at all for less than this."""
 
 
 class ForecastOf(_Part):

@@ -15,13 +15,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from controlplane.contract.documents import Phase
 from controlplane.contract.rundir import RunDir
+from controlplane.digest import facts, summary
 from controlplane.record import Record
 
 FAULT_STEP = 85
 FAULT_FACTOR = 10
-LOOK_SECONDS = 0.4  # a step of the demo takes about a third of a second
+LOOK_SECONDS = 0.4  # a step of the demo takes about half a second
 
 console = Console()
 
@@ -77,14 +77,9 @@ def _directory(out: Path, name: str) -> Path:
     for number in range(1, 10_000):
         root = out / (name if number == 1 else f"{name}-{number}")
         record = Record.of(root) if (root / "run.json").exists() else None
-        if record is None or record.observed is None or not _ended(record):
+        if record is None or not facts.finished(record):
             return root
     raise OSError(f"{out}: too many runs named {name}; remove some")
-
-
-def _ended(record: Record) -> bool:
-    observed = record.observed
-    return observed is not None and observed.phase is Phase.stopped and observed.step >= observed.planned_steps
 
 
 def _run(root: Path, arm: Arm) -> bool:
@@ -176,7 +171,6 @@ def _last_line(log: Path) -> str:
 
 
 def _finish(roots: list[Path], page: Path) -> None:
-    from controlplane.digest import summary
     from controlplane.report import write
 
     write(roots, page)

@@ -15,11 +15,11 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from controlplane.agent import read_key
 from controlplane.contract.documents import Desired, Observed
 from controlplane.contract.rundir import RunDir, write_atomic
 from controlplane.decide import Decision, Evaluator, Judgement, Kind
@@ -113,7 +113,7 @@ class Controller:
             if decision.reason != told and decision.kind is not Kind.nothing:
                 log.info("step %s %s: %s", decision.step, decision.kind.value, decision.reason)
             told = decision.reason
-            if decision.kind is Kind.nothing and "has stopped" in decision.reason and self._ended():
+            if (observed := self._observed([])) is not None and observed.finished:
                 break
             stop.wait(max(0.0, interval - (time.monotonic() - started)))
         self._journal.append(
@@ -121,10 +121,6 @@ class Controller:
         )
         if self._telemetry is not None:
             self._telemetry.close()
-
-    def _ended(self) -> bool:
-        observed = self._observed([])
-        return observed is not None and observed.step >= observed.planned_steps
 
     def _look(self) -> Snapshot:
         errors: list[str] = []
@@ -185,7 +181,7 @@ class Controller:
             target=decision.change.target,
             reason=decision.reason,
             evidence=decision.evidence,
-        ).signed(_key(self._rundir.key))
+        ).signed(self._key())
         body = {
             "decision_id": document.decision_id,
             "document": document.model_dump(mode="json", exclude={"signature"}),
@@ -193,17 +189,16 @@ class Controller:
         self._journal.append([(EntryKind.published, body)], self._clock())
         write_atomic(self._rundir.desired, document.model_dump_json(), durable=True)
 
+    def _key(self) -> bytes:
+        try:
+            return read_key(self._rundir)
+        except (OSError, ValueError) as error:
+            raise ControlError(f"changing a run needs the key that its trainer wrote: {error}") from None
+
     def _autonomy(self) -> str:
         if not self._policy.autonomy:
             return "observes only"
         return ", ".join(f"{family.value}: {level.name}" for family, level in self._policy.autonomy.items())
-
-
-def _key(path: Path) -> bytes:
-    try:
-        return bytes.fromhex(path.read_text().strip())
-    except (OSError, ValueError):
-        raise ControlError(f"{path} holds no key: changing a run needs the key that its trainer wrote") from None
 
 
 def _body(snapshot: Snapshot, judgement: Judgement, decision: Decision) -> dict[str, Any]:

@@ -5,7 +5,6 @@ Reading never disturbs a running job, and a file that is not there yet is an emp
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -87,10 +86,6 @@ class Record:
         """The first forecast made at or after this share of the run; None if there is none."""
         planned = self.info.planned_steps if self.info else 0
         return next((view for view in self.forecasts if planned and view.step >= share * planned), None)
-
-    def final_pass_ratio(self) -> float:
-        """Held-out pass ratio of the last evaluation; NaN without one."""
-        return float(self.evals[-1]["pass_ratio"]) if self.evals else nan
 
     def _more(self, rows: list[dict[str, Any]], path: Path) -> None:
         # The files are small and append-only: reading them anew is simpler than keeping offsets, and fast enough.

@@ -4,7 +4,7 @@ A snapshot is the whole input of a decision. It is journaled before anything is 
 can be made again from the journal, bit for bit.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from pydantic import BaseModel, ConfigDict
 
@@ -33,9 +33,7 @@ def series_id(name: str, labels: Mapping[str, str]) -> str:
     return f"{name}{{{inner}}}" if inner else name
 
 
-def total(metrics: Mapping[str, float], name: str, skip: Iterable[str] = ()) -> float | None:
-    """Sum over all series of one metric name; None where there is none. `skip` leaves out series that contain a text."""
-    found = [
-        value for key, value in metrics.items() if key.partition("{")[0] == name and not any(s in key for s in skip)
-    ]
+def total(metrics: Mapping[str, float], name: str) -> float | None:
+    """Sum over all series of one metric name; None where there is none."""
+    found = [value for key, value in metrics.items() if key.partition("{")[0] == name]
     return sum(found) if found else None

@@ -6,10 +6,17 @@ from math import nan
 from controlplane.agent.exposition import Store
 from controlplane.contract.metrics import CONTROLLER
 from controlplane.contract.rundir import RunDir, write_atomic
-from controlplane.decide import Decision, ForecastView, Judgement
+from controlplane.decide import STALE, Decision, ForecastView, Judgement, Kind
 from controlplane.detect import Outcome
-from controlplane.policy import Autonomy, Policy
+from controlplane.policy import Autonomy, Policy, Rule
 from controlplane.snapshot import Snapshot
+
+REFUSED = "refused"
+"""Stands for the rule in the count of pages about an action that the trainer did not carry out."""
+
+
+def _action(rule: Rule) -> str:
+    return "rollback" if rule.then.rollback else "tune" if rule.then.families else "page"
 
 
 class Telemetry:
@@ -18,19 +25,17 @@ class Telemetry:
     def __init__(self, rundir: RunDir, policy: Policy, policy_hash: str, run: str, port: int = 0) -> None:
         self._store = Store(CONTROLLER)
         self._rundir, self._curve = rundir, policy.forecast.dataset
+        # Beside the rules of the policy, a person is told of data that cannot be used and of actions that were refused.
+        self._actions = {STALE: "page", REFUSED: "page", **{rule.name: _action(rule) for rule in policy.rules}}
         store = self._store
         with store.update():
             store.info("rl_policy_info", name=policy.name, hash=policy_hash)
             store.state("rl_controller_mode", max(policy.autonomy.values(), default=Autonomy.observe).name)
             if policy.forecast.target is not None:
                 store.set("rl_forecast_target_pass_ratio", policy.forecast.target)
-            for rule in policy.rules:
-                action = "rollback" if rule.then.rollback else "tune" if rule.then.families else "page"
-                for result in ("act", "advise", "observe", "page", "hold"):
-                    store.inc("rl_controller_decisions_total", 0, rule=rule.name, action=action, result=result)
-        self._actions = {
-            r.name: "rollback" if r.then.rollback else "tune" if r.then.families else "page" for r in policy.rules
-        }
+            for rule, action in self._actions.items():
+                for result in ("act", "advise", "observe", "page", "hold") if action != "page" else ("page", "hold"):
+                    store.inc("rl_controller_decisions_total", 0, rule=rule, action=action, result=result)
         self.port = store.serve("127.0.0.1", port)
         labels = {"job": "scalerl-controller", "run": run}
         target = [{"targets": [f"127.0.0.1:{self.port}"], "labels": labels}]
@@ -54,11 +59,10 @@ class Telemetry:
                 store.set("rl_controller_detector_active", float(finding.outcome is Outcome.breach), detector=name)
                 store.set("rl_controller_detector_value", finding.statistic, detector=name)
                 store.set("rl_policy_threshold", finding.threshold, detector=name)
-            if decision.rule in self._actions and decision.kind.value != "verdict":
-                action = self._actions[decision.rule]
-                store.inc(
-                    "rl_controller_decisions_total", rule=decision.rule, action=action, result=decision.kind.value
-                )
+            rule = REFUSED if decision.kind is Kind.page and decision.rule is None else decision.rule
+            if rule is not None and decision.kind is not Kind.verdict:
+                labels = {"rule": rule, "action": self._actions[rule], "result": decision.kind.value}
+                store.inc("rl_controller_decisions_total", **labels)
             if judgement.forecast_is_new and judgement.forecast is not None:
                 self._forecast(judgement.forecast)
 

@@ -207,3 +207,8 @@ class Observed(_Document):
     rollbacks_left: int
     checkpoints: tuple[CheckpointState, ...] = ()
     phase: Phase
+
+    @property
+    def finished(self) -> bool:
+        """The trainer has stopped at its planned end, and not before it."""
+        return self.phase is Phase.stopped and self.step >= self.planned_steps

@@ -103,7 +103,7 @@ class Evaluator:
         now, old = int(step), self._step
         if int(branch) != self.standing.branch or (old is not None and now < old):
             # A smaller step on the same branch is a trainer that resumed from an older checkpoint: rewind alike.
-            restored = self._restored_step(now)
+            restored = min(now, self.standing.rollback_to if self.standing.rollback_to is not None else now)
             for detector in self._detectors.values():
                 detector.rewind(restored)
             self._findings = {
@@ -117,11 +117,6 @@ class Evaluator:
         elif old is not None:
             self.standing = replace(self.standing, progress=self.standing.progress + now - old)
         self._step = now
-
-    def _restored_step(self, now: int) -> int:
-        pending = self.standing.pending
-        target = pending.change.target.step if pending and pending.change and pending.change.target else now
-        return min(target, now)
 
     def _detect(self, snapshot: Snapshot) -> None:
         new = readings(self._before, snapshot)

@@ -23,6 +23,8 @@ class Watch:
     due_progress: int
     left_branch: int | None
     """The branch that a rollback gave up; None for other actions."""
+    restored_step: int | None
+    """The step that a rollback went back to; None for other actions."""
 
 
 @dataclass(frozen=True)
@@ -78,10 +80,25 @@ class Standing:
         standing = replace(standing, pending=None)
         if ack.state is AckState.applied:
             due = self.progress + verdict_after
-            left = pending.branch if pending.change and pending.change.target else None
-            watch = Watch(ack.decision_id, pending.rule or "", self.pending_reference, self.progress, due, left)
+            target = pending.change.target if pending.change else None
+            watch = Watch(
+                ack.decision_id,
+                pending.rule or "",
+                self.pending_reference,
+                self.progress,
+                due,
+                left_branch=pending.branch if target else None,
+                restored_step=target.step if target else None,
+            )
             return replace(standing, watch=watch)
         return replace(standing, refusal=ack)._forget(pending)
+
+    @property
+    def rollback_to(self) -> int | None:
+        """The step that the rollback off the present branch goes back to, confirmed already or not; None without one."""
+        if self.pending is not None and self.pending.change is not None and self.pending.change.target is not None:
+            return self.pending.change.target.step
+        return self.watch.restored_step if self.watch and self.watch.left_branch == self.branch else None
 
     def lost(self) -> "Standing":
         """The pending decision can no longer be applied: the trainer restarted, or its last step is past."""

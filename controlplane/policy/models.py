@@ -77,6 +77,8 @@ Signal = Literal[
     "eval_pass_rate",
     "nonfinite_steps",
 ]
+RESERVED_RULES = frozenset({"stale", "refused"})
+"""What the controller tells people of without a rule; no rule may have these names."""
 VALUE_SIGNALS: frozenset[str] = frozenset({"pass_rate", "eval_pass_rate"})
 """Signals that say the run is worth less; all others say how it breaks. A rollback needs one of each."""
 
@@ -290,6 +292,8 @@ class Policy(_Part):
                 raise Misplaced(("clamps", name), f"must lie within {spec.lowest:g} and {spec.highest:g}")
         names = [rule.name for rule in self.rules]
         for index, rule in enumerate(self.rules):
+            if rule.name in RESERVED_RULES:
+                raise Misplaced(("rules", index, "name"), "is reserved for what the controller tells without a rule")
             if rule.name in names[:index]:
                 raise Misplaced(("rules", index, "name"), f"a rule {rule.name!r} stands above already")
             self._check(rule, ("rules", index))

@@ -131,6 +131,34 @@ def test_between_confirmation_and_new_branch_the_old_metrics_are_not_judged() ->
     assert "rollback is confirmed" in held.reason
 
 
+def test_a_rollback_rewinds_to_its_target_even_when_the_new_branch_is_seen_later() -> None:
+    run, evaluator = Run(), Evaluator(DEMO)
+    for _ in range(60):
+        run.advance()
+        if run.step in (10, 20, 30, 40, 50, 56):
+            run.evaluate(0.8)
+        if run.step % 10 == 0:
+            run.checkpoint()
+        evaluator.look(run.look())
+    decision = collapse(run, evaluator)[-1]
+    assert decision.change is not None
+    assert decision.change.target is not None
+    assert decision.change.target.step == 50
+    before = run.look()
+    carry_out(run, decision)
+    confirmed = before.model_copy(update={"observed": run.observed().model_copy(update={"branch": 0})})
+    evaluator.look(confirmed)
+    for _ in range(8):
+        run.advance()  # the next look comes eight steps later, past the abandoned evaluation of step 56
+    evaluator.look(run.look())
+    for _ in range(2):
+        run.advance()
+    run.evaluate(0.8)
+    evaluator.look(run.look())
+    assert evaluator.forecast is not None
+    assert (evaluator.forecast.step, evaluator.forecast.points) == (60, 6)
+
+
 def test_after_a_rollback_the_run_is_judged_anew_and_gets_a_verdict() -> None:
     run, evaluator = Run(), Evaluator(DEMO)
     healthy(run, evaluator)

@@ -198,7 +198,7 @@ def test_a_new_controller_fences_the_old_one(tmp_path: Path) -> None:
 def test_without_the_key_a_run_cannot_be_changed(tmp_path: Path) -> None:
     bench = Bench(tmp_path, 1, FAULT)
     bench.rundir.key.unlink()
-    with pytest.raises(ControlError, match="holds no key"):
+    with pytest.raises(ControlError, match="needs the key"):
         bench.run()
     assert not bench.rundir.desired.exists()
     bench.close()

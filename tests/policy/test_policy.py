@@ -40,6 +40,7 @@ def test_a_ceiling_lowers_and_never_raises() -> None:
         ("lr_scale: 0.5", "lr_skale: 0.5", "then:", "unknown tunable 'lr_skale'"),
         ("all: [nonfinite]", "all: [nan]", "when: {all: [nan]}", "no detector 'nan'"),
         ("lr_scale: {min", "clip_low: {min", "scale: {lr_scale", "has no clamp"),
+        ("name: stalled", "name: stale", "name: stale", "is reserved"),
         ("policy: v1", "policy: v2", "policy: v2", "'v1'"),
     ],
 )

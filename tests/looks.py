@@ -50,7 +50,8 @@ class Run:
         self._add('rl_rollout_groups_total{signal="all_fail"}', flat)
         self._add('rl_rollout_groups_total{signal="mixed"}', GROUPS - flat)
         self._add("rl_trainer_steps_total", 1)
-        self._add('rl_trainer_nonfinite_total{quantity="loss"}', float(nonfinite))
+        for quantity in ("loss", "grad"):
+            self._add(f'rl_trainer_nonfinite_total{{quantity="{quantity}"}}', float(nonfinite))
         self.gauges["rl_trainer_grad_norm"] = grad_norm * float(np.exp(self.rng.normal(0, 0.25)))
         return self.look()
 

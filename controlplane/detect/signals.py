@@ -82,9 +82,11 @@ def readings(before: Snapshot | None, now: Snapshot) -> dict[str, Reading]:
     utilization = now.metrics.get(series_id("rl_trainer_utilization_ratio", {"role": "process"}))
     if utilization is not None:
         found["utilization"] = Reading(at, utilization)
-    nonfinite = _increase(before.metrics, now.metrics, "rl_trainer_nonfinite_total")
-    if nonfinite is not None:
-        found["nonfinite_steps"] = Reading(at, min(nonfinite, new_steps - old_steps), new_steps - old_steps)
+    # One bad step counts under each of its quantities, so the largest count is the number of steps, and the sum is not.
+    quantities = [key for key in now.metrics if key.startswith("rl_trainer_nonfinite_total{") and key in before.metrics]
+    if quantities:
+        nonfinite = max(now.metrics[key] - before.metrics[key] for key in quantities)
+        found["nonfinite_steps"] = Reading(at, nonfinite, new_steps - old_steps)
     return found
 
 

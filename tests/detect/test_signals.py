@@ -44,6 +44,15 @@ def test_a_rollback_is_not_compared_across() -> None:
     assert readings(before, run.advance()) == {}
 
 
+def test_a_step_with_two_nonfinite_quantities_is_one_step() -> None:
+    run = Run()
+    before = run.advance()
+    run.advance(nonfinite=True)
+    now = run.advance()
+    reading = readings(before, now)["nonfinite_steps"]
+    assert (reading.value, reading.n) == (1, 2)
+
+
 def test_missing_series_give_no_reading() -> None:
     run = Run()
     before, now = run.advance(), run.advance()

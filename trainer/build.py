@@ -46,8 +46,8 @@ def identify(recipe: Recipe, rundir: RunDir) -> RunInfo:
         planned_steps=recipe.steps,
         config_hash=recipe.digest(),
         framework="scalerl",
-        algorithm="cispo",
-        model=f"tiny-{recipe.model.layers}x{recipe.model.hidden}",
+        algorithm=recipe.loss.kind,
+        model=recipe.model.name,
     )
     write_atomic(rundir.recipe, recipe.dump(), durable=True)
     write_atomic(rundir.info, info.model_dump_json(indent=1) + "\n", durable=True)
@@ -60,7 +60,7 @@ def build(recipe: Recipe, rundir: RunDir, start: Path, say: Callable[[str], None
         rundir,
         identify(recipe, rundir),
         recipe.tunables(),
-        recipe.guard_rails,
+        recipe.rails(),
         ACTIONS,
         host=recipe.metrics.host,
         port=recipe.metrics.port,
@@ -99,9 +99,9 @@ def assemble(
         return evaluate(judge, task, tokenizer, held_out, recipe.evaluation.k, fixed)
 
     curriculum = Curriculum(
-        recipe.task.training_prompts,
+        len(task.prompts("train")),
         recipe.seed,
-        recipe.curriculum.no_positive_resampling,
+        recipe.curriculum.no_positive_resampling or 2.0,
         recipe.curriculum.min_samples,
     )
     return Loop(

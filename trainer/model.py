@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config
 from transformers.utils.logging import disable_progress_bar
 
-from trainer.recipe import TinyModel
+from trainer.settings import TinyModel
 
 Model = Any
 """A Hugging Face causal language model; transformers ships no types worth checking against."""

@@ -22,12 +22,18 @@ class Item(NamedTuple):
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt with its token ids and the reference answer that only the verifier looks at."""
+    """A prompt with its token ids, and what only the verifier looks at."""
 
     ordinal: int
     text: str
     tokens: tuple[int, ...]
-    answer: str
+    answer: str = ""
+    """Reference answer; empty where tests decide."""
+    tests: tuple[str, ...] = ()
+    """Unit tests of a code task, in the form its task defines."""
+    id: str = ""
+    """Name in the data file."""
+    difficulty: str = ""
 
 
 @dataclass(frozen=True)
@@ -45,16 +51,22 @@ class Sampling:
     temperature: float
     max_new_tokens: int
     thinking_budget: int
+    """Tokens before thinking may be cut; 0: it never is."""
 
 
 @dataclass(frozen=True)
 class GroupRequest:
-    """Ask for `n` completions of one prompt. `id` is unique within the process."""
+    """Ask for `n` completions of one prompt. `id` is unique within the process.
+
+    `seed` (0 .. 2**63-1) decides every sampled token: completion i draws its own numbers from (seed, i), whatever else is
+    decoded beside it, so that a resumed, replayed or forked run samples alike.
+    """
 
     id: int
     prompt: Prompt
     n: int
     sampling: Sampling
+    seed: int = 0
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from transformers import __version__ as transformers_version
 
 from trainer.learn.fp32_head import hidden_states, logits
 from trainer.model import Model, Tokenizer, make_tiny
-from trainer.recipe import TinyModel, WarmStart
+from trainer.settings import TinyModel, WarmStart
 from trainer.tasks.arithmetic import Arithmetic, ArithmeticSpec, demonstration
 from trainer.tasks.tokenizer import character_tokenizer
 

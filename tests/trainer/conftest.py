@@ -15,7 +15,8 @@ from controlplane.contract.rundir import RunDir
 from trainer.build import assemble, identify
 from trainer.loop import Loop
 from trainer.model import make_tiny
-from trainer.recipe import Recipe, TinyModel
+from trainer.recipe import Recipe
+from trainer.settings import TinyModel
 from trainer.stopwatch import Stopwatch
 from trainer.tasks.arithmetic import Arithmetic
 from trainer.tasks.tokenizer import character_tokenizer

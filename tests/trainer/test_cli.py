@@ -104,9 +104,14 @@ def test_sigterm_finishes_the_step_and_leaves_a_checkpoint(file: Path, tmp_path:
             ":3: guard_rails.bounds.lr_scale: the recipe's own lr_scale of 1 is outside 2 to 3",
         ),
         (
-            "name: x\nsteps: 3\nguard_rails: {bounds: {clip_low: {min: 0, max: 1}}}\n",
-            ":3: guard_rails.bounds.clip_low: this trainer does not have it",
+            "name: x\nsteps: 3\nguard_rails: {bounds: {clip: {min: 0, max: 1}}}\n",
+            ":3: guard_rails: unknown tunable 'clip'; known are lr_scale",
         ),
+        (
+            "name: x\nsteps: 3\nprecision:\n  learner_head: model\n",
+            ":4: precision.learner_head: generator_head must be the same: ",
+        ),
+        ("name: x\nsteps: 3\nmodel: {path: nowhere}\n", ":3: model.path: nowhere is not a model directory"),
         ("name: x\nsteps: 3\nfaults: [{step: 1, kind: gamma, factor: 2}]\n", "faults[0].kind"),
     ],
 )

@@ -10,7 +10,7 @@ import torch
 from trainer.learn.advantage import batch_normalised
 from trainer.learn.learner import PlainLearner, schedule
 from trainer.learn.loss import cispo, prompt_average_weights
-from trainer.recipe import OptimizerSpec
+from trainer.settings import OptimizerSpec
 from trainer.types import Completion, Group, GroupRequest, Item, Prompt, Sampling, ScoredGroup, Span, Verdict, Version
 
 TUNABLES = {"lr_scale": 1.0, "ratio_max": 5.0}

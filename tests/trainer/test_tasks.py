@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from trainer.model import load_model, load_tokenizer
-from trainer.recipe import TinyModel, WarmStart
+from trainer.settings import TinyModel, WarmStart
 from trainer.tasks.arithmetic import Arithmetic, ArithmeticSpec, demonstration
 from trainer.types import Prompt
 from trainer.warmstart import warm_started

@@ -17,7 +17,7 @@ from trainer.learn.advantage import batch_normalised
 from trainer.learn.fp32_head import hidden_states, logprobs
 from trainer.learn.loss import LossStats, cispo, prompt_average_weights
 from trainer.model import Model
-from trainer.recipe import OptimizerSpec
+from trainer.settings import OptimizerSpec
 from trainer.types import ScoredGroup
 
 

@@ -8,7 +8,7 @@ policy knows the format, rarely gets the answer right and sometimes never stops.
 import random
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -25,6 +25,8 @@ class ArithmeticSpec(BaseModel):
     """Size of the task."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["arithmetic"] = "arithmetic"
 
     seed: int = 0
     """Decides the prompts; runs with different recipe seeds share them."""

@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,11 +92,16 @@ def assemble(
     rng = torch.Generator().manual_seed(recipe.seed)
     generator = TorchGenerator(sampler, recipe.rollout.slots, interruption, tokenizer.eos_token_id, rng)
     judge = TorchGenerator(sampler, recipe.evaluation.slots, interruption, tokenizer.eos_token_id, torch.Generator())
-    held_out = task.prompts("held_out")[: recipe.evaluation.prompts]
-    fixed = Sampling(recipe.rollout.temperature, recipe.length.max_new_tokens, recipe.length.thinking_budget)
+    fixed = Sampling(
+        recipe.rollout.temperature, recipe.length.max_new_tokens, int(recipe.tunables().get("thinking_budget", 0))
+    )
 
-    def held_out_score() -> EvalResult:
-        return evaluate(judge, task, tokenizer, held_out, recipe.evaluation.k, fixed)
+    def held_out_scores() -> Sequence[EvalResult]:
+        spec = recipe.evaluation
+        return [
+            evaluate(judge, task, tokenizer, task.prompts(name)[: spec.prompts], spec.k, fixed, name)
+            for name in task.held_out
+        ]
 
     curriculum = Curriculum(
         len(task.prompts("train")),
@@ -112,7 +117,7 @@ def assemble(
         collector=Collector(generator, curriculum, task, tokenizer, recipe.batch.samples_per_prompt, watch),
         sync=DirectSync(learner.model, generator),
         sampler=rng,
-        evaluate=held_out_score,
+        evaluate=held_out_scores,
         keeper=Keeper(
             CheckpointStore(rundir.checkpoints), recipe.checkpoint.health, recipe.checkpoint.keep, control.checkpoint
         ),

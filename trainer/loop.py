@@ -29,7 +29,7 @@ from trainer.checkpoint.store import CheckpointError, Content
 from trainer.evaluate import EvalResult
 from trainer.learn import Learner, LearnResult
 from trainer.recipe import Recipe
-from trainer.record import finite, learn_fields, masked_ratio, rollout_stats, step_line
+from trainer.record import eval_line, eval_report, finite, learn_fields, masked_ratio, rollout_stats, step_line
 from trainer.rollout.collector import Collector
 from trainer.rollout.curriculum import Curriculum
 from trainer.state import RunState
@@ -74,7 +74,7 @@ class Loop:
         collector: Collector,
         sync: WeightSync,
         sampler: Sampler,
-        evaluate: Callable[[], EvalResult],
+        evaluate: Callable[[], Sequence[EvalResult]],
         keeper: Keeper,
         control: Control,
         tunables: dict[str, float],
@@ -236,31 +236,23 @@ class Loop:
     # Evaluation and checkpoint
 
     def _evaluation(self) -> None:
+        """Every held-out set; the first is what best scores, checkpoints and forecasts go by."""
         self._watch.switch(Phase.evaluating)
         started = time.perf_counter()
-        result = self._evaluate()
-        report = EvalReport(
-            dataset="held_out",
-            step=self.state.step,
-            branch=self.state.branch,
-            compute=self.state.compute,
-            seconds=time.perf_counter() - started,
-            prompts=result.prompts,
-            k=result.k,
-            pass_ratio=result.pass_ratio,
-            pass_at_k=result.pass_at_k,
-            mean_length=result.mean_length,
-            truncated_ratio=result.truncated_ratio,
-        )
-        score = Score(self.state.step, result.pass_ratio, result.prompts)
+        results = self._evaluate()
+        seconds = (time.perf_counter() - started) / len(results)
+        score = Score(self.state.step, results[0].pass_ratio, results[0].prompts)
         if self.state.best is None or score.pass_ratio >= self.state.best.pass_ratio:
             self.state.best = score
         self._keeper.after_evaluation(score)
-        self._control.evaluation(report)
-        append_line(self._rundir.evals, {**vars(report), "time": time.time()})
-        self._say(
-            f"evaluation at step {report.step}: pass rate {report.pass_ratio:.3f}, pass@{report.k} {report.pass_at_k:.3f}"
-        )
+        for result in results:
+            report = eval_report(result, self.state, seconds)
+            self._control.evaluation(report)
+            append_line(self._rundir.evals, eval_line(report, {}, time.time()))
+            self._say(
+                f"evaluation at step {report.step}: {report.dataset} pass rate {report.pass_ratio:.3f}, "
+                f"pass@{report.k} {report.pass_at_k:.3f}"
+            )
 
     def _checkpoint(self) -> bool:
         self._watch.switch(Phase.checkpointing)

@@ -4,9 +4,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from controlplane.contract.reports import RolloutStats, StepReport
+from controlplane.contract.reports import EvalReport, RolloutStats, StepReport
+from trainer.evaluate import EvalResult
 from trainer.learn import LearnResult
 from trainer.rollout.buffer import staleness
+from trainer.state import RunState
 from trainer.types import ScoredGroup, Version
 
 
@@ -45,6 +47,31 @@ def learn_fields(result: LearnResult) -> dict[str, Any]:
     return {name: getattr(result, name) for name in LearnResult.__dataclass_fields__}
 
 
+def eval_report(result: EvalResult, state: RunState, seconds: float) -> EvalReport:
+    """What the agent is told about one held-out set; `seconds` is the wall time of its evaluation."""
+    return EvalReport(
+        dataset=result.dataset,
+        step=state.step,
+        branch=state.branch,
+        compute=state.compute,
+        prompts=result.prompts,
+        k=result.k,
+        pass_ratio=result.pass_ratio,
+        pass_at_k=result.pass_at_k,
+        mean_length=result.mean_length,
+        truncated_ratio=result.truncated_ratio,
+        seconds=seconds,
+        pass_ratio_stderr=result.pass_ratio_stderr,
+        pass_at=result.pass_at,
+    )
+
+
+def eval_line(report: EvalReport, account: Mapping[str, Any], time: float) -> dict[str, Any]:
+    """One line of evals.jsonl. `account` is what the weights have cost so far."""
+    line = {**vars(report), "pass_at": {str(j): value for j, value in report.pass_at.items()}}
+    return {**{key: finite(value) for key, value in line.items()}, "account": dict(account), "time": time}
+
+
 def step_line(report: StepReport, epoch: int, time: float, process: float) -> dict[str, Any]:
     """One line of steps.jsonl. Null where a skipped step measured nothing (JSON has no NaN)."""
     rollouts = report.rollouts
@@ -68,6 +95,7 @@ def step_line(report: StepReport, epoch: int, time: float, process: float) -> di
         "ratio_mean": report.ratio_mean,
         "ratio_max": report.ratio_max,
         "clipped_ratio": report.clipped_ratio,
+        "clipped_low_ratio": report.clipped_low_ratio,
         "effective_sample_ratio": report.effective_sample_ratio,
         "zero_variance": 1.0 - rollouts.groups["mixed"] / sum(rollouts.groups.values()),
         "staleness_mean": sum(rollouts.staleness) / n,

@@ -78,6 +78,7 @@ class Exporter:
         store.set("rl_trainer_importance_ratio", report.ratio_mean, stat="mean")
         store.set("rl_trainer_importance_ratio", report.ratio_max, stat="max")
         store.set("rl_trainer_clipped_token_ratio", report.clipped_ratio, bound="high")
+        store.set("rl_trainer_clipped_token_ratio", report.clipped_low_ratio, bound="low")
         store.set("rl_trainer_masked_token_ratio", report.masked_ratio, reason="forced")
         store.set("rl_trainer_effective_sample_ratio", report.effective_sample_ratio)
         store.set("rl_trainer_advantage_stddev", report.advantage_std)
@@ -133,6 +134,7 @@ class Exporter:
         with store.update():
             store.set("rl_eval_pass_ratio", report.pass_ratio, dataset=dataset, k=k)
             store.set("rl_eval_pass_at_k_ratio", report.pass_at_k, dataset=dataset, k=k)
+            store.set("rl_eval_pass_stderr_ratio", report.pass_ratio_stderr, dataset=dataset, k=k)
             store.set("rl_eval_prompts", report.prompts, dataset=dataset)
             store.set("rl_eval_last_step", report.step, dataset=dataset)
             store.set("rl_eval_branch", report.branch, dataset=dataset)

@@ -91,7 +91,7 @@ TRAINER: tuple[Metric, ...] = (
     _metric("rl_trainer_entropy_nats", "gauge", "Mean token entropy of the policy.", "nats"),
     _metric("rl_trainer_sampler_mismatch_kl_nats", "gauge", "Mean per-token KL between sampler and learner, staleness included.", "nats", estimator=("k3",)),
     _metric("rl_trainer_importance_ratio", "gauge", "Importance ratio of the last step.", stat=("mean", "max")),
-    _metric("rl_trainer_clipped_token_ratio", "gauge", "Share of tokens whose importance ratio was cut.", "ratio", bound=("high",)),
+    _metric("rl_trainer_clipped_token_ratio", "gauge", "Share of tokens whose importance ratio was cut; NaN for a bound that the loss does not have.", "ratio", bound=("high", "low")),
     _metric("rl_trainer_masked_token_ratio", "gauge", "Share of generated tokens that carry no loss, by reason.", "ratio", reason=("forced",)),
     _metric("rl_trainer_effective_sample_ratio", "gauge", "Effective sample size of the importance weights over their number.", "ratio"),
     _metric("rl_trainer_advantage_stddev", "gauge", "Standard deviation of the advantages before normalisation."),
@@ -122,6 +122,7 @@ TRAINER: tuple[Metric, ...] = (
     # Held-out evaluation
     _metric("rl_eval_pass_ratio", "gauge", "Held-out mean@k of the last evaluation.", "ratio", dataset=(), k=()),
     _metric("rl_eval_pass_at_k_ratio", "gauge", "Held-out share of prompts solved at least once in k.", "ratio", dataset=(), k=()),
+    _metric("rl_eval_pass_stderr_ratio", "gauge", "Standard error of the held-out mean@k over prompts.", "ratio", dataset=(), k=()),
     _metric("rl_eval_prompts", "gauge", "Prompts of that evaluation.", dataset=()),
     _metric("rl_eval_last_step", "gauge", "Step of the last evaluation.", "steps", dataset=()),
     _metric("rl_eval_branch", "gauge", "Branch of the weights of the last evaluation; an older one than the run's is of an abandoned branch.", dataset=()),

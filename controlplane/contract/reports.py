@@ -66,6 +66,8 @@ class StepReport:
     ratio_max: float = nan
     clipped_ratio: float = nan
     """Share of tokens whose ratio was cut at the upper bound."""
+    clipped_low_ratio: float = nan
+    """Share of tokens whose ratio was cut at the lower bound; NaN where the loss has none."""
     masked_ratio: float = nan
     """Share of generated tokens that carry no loss because they were forced."""
     effective_sample_ratio: float = nan
@@ -101,6 +103,10 @@ class EvalReport:
     mean_length: float
     truncated_ratio: float
     seconds: float
+    pass_ratio_stderr: float = nan
+    """Standard error of `pass_ratio` over prompts."""
+    pass_at: Mapping[int, float] = field(default_factory=dict)
+    """pass@j for some j up to k, unbiased."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from trainer.tasks import Split
 from trainer.types import Prompt, Verdict
 
 ANSWER = re.compile(r"<think>[^<]*</think><answer>(\d\d)</answer>")
@@ -40,6 +39,8 @@ class Arithmetic:
     """The task; implements `Task`. Held-out prompts are drawn first and barred from training."""
 
     name = "arithmetic"
+    held_out = ("held_out",)
+    workers = 0
 
     def __init__(self, spec: ArithmeticSpec, tokenizer: Any) -> None:
         rng = random.Random(f"arithmetic-{spec.seed}")
@@ -53,7 +54,7 @@ class Arithmetic:
             "train": _prompts(pairs[spec.held_out_prompts :], tokenizer),
         }
 
-    def prompts(self, split: Split) -> Sequence[Prompt]:
+    def prompts(self, split: str) -> Sequence[Prompt]:
         return self._splits[split]
 
     def verify(self, prompt: Prompt, completion: str, finished: bool) -> Verdict:

@@ -1,6 +1,6 @@
 """One command: `scalerl`.
 
-The trainer's commands arrive as plug-ins (entry points of the group `scalerl.commands`), so that the controller never
+The trainer's commands arrive as plug-ins (functions or typer apps at the entry points `scalerl.commands`), so that the controller never
 imports a trainer. Exit codes: 0 done, 1 something failed while running, 2 what the user gave is wrong and nothing was done.
 """
 
@@ -166,7 +166,11 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     for plugin in entry_points(group="scalerl.commands"):
-        app.command(plugin.name)(plugin.load())
+        command = plugin.load()
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=plugin.name)
+        else:
+            app.command(plugin.name)(command)
     try:
         app()
     except FileError as error:

@@ -1,6 +1,7 @@
 """What is said about a step: the StepReport for the agent and the line for steps.jsonl. Pure."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -100,6 +101,7 @@ def step_line(report: StepReport, epoch: int, time: float, process: float) -> di
         "zero_variance": 1.0 - rollouts.groups["mixed"] / sum(rollouts.groups.values()),
         "staleness_mean": sum(rollouts.staleness) / n,
         "staleness_max": max(rollouts.staleness),
+        "staleness": {str(steps): count for steps, count in sorted(Counter(rollouts.staleness).items())},
         "dropped": dict(rollouts.dropped_groups),
         "weights_version": report.weights_version,
         "seconds": report.seconds,

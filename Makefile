@@ -3,10 +3,10 @@
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run compare test lint unit bench clean help
+.PHONY: run compare test test-vllm lint unit bench clean help
 
 help:  ## what can be made
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile
 
 run: $(VENV)/.done  ## the demo: a run that is broken on purpose and has to be brought back
 	@$(BIN)/scalerl demo
@@ -15,6 +15,10 @@ compare: $(VENV)/.done  ## the demo three times: guarded, only observed, undistu
 	@$(BIN)/scalerl demo --compare
 
 test: lint unit  ## lint, types, import rules, all tests
+
+test-vllm:  ## the tests that need vLLM, in an environment of their own (2.7 GB)
+	@tools/setup-vllm.sh
+	@build/vllm-env/bin/python -m pytest tests/vllm
 
 lint: $(VENV)/.done
 	@$(BIN)/ruff check .

@@ -20,6 +20,7 @@ from controlplane.journal import Journal, JournalError
 from controlplane.loop import ControlError, Controller
 from controlplane.policy import Autonomy, find, parse
 from controlplane.sources import MetricSource, PrometheusSource, ScrapeSource
+from controlplane.study.command import loo, repeat
 
 app = typer.Typer(
     name="scalerl",
@@ -139,6 +140,9 @@ def demo(
         raise FileError(f"--at-most: must be one of {', '.join(Autonomy.__members__)}, not {at_most!r}")
     raise typer.Exit(run_compare(out, seed) if compare else run_demo(out, seed, fault=fault, at_most=at_most))
 
+
+app.command()(loo)
+app.command()(repeat)
 
 policy_app = typer.Typer(help="Check and show policies.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(policy_app, name="policy")

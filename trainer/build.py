@@ -12,18 +12,24 @@ from controlplane.agent import Agent
 from controlplane.contract.rundir import RunDir, RunInfo, write_atomic
 from trainer.checkpoint.keeper import Keeper
 from trainer.checkpoint.store import CheckpointStore
+from trainer.control import ACTIONS, Control
 from trainer.evaluate import EvalResult, evaluate
 from trainer.learn.learner import PlainLearner
-from trainer.loop import ACTIONS, Control, Loop
+from trainer.loop import Loop
 from trainer.model import load_model, load_tokenizer
 from trainer.recipe import Recipe
+from trainer.rollout.admission import admission
 from trainer.rollout.collector import Collector
 from trainer.rollout.curriculum import Curriculum
+from trainer.rollout.generator import Generator
 from trainer.rollout.length import Interruption
 from trainer.rollout.torch_generator import TorchGenerator
+from trainer.rollout.vllm_engine import VllmEngine
+from trainer.rollout.vllm_generator import VllmGenerator
 from trainer.stopwatch import Stopwatch
 from trainer.sync.direct import DirectSync
-from trainer.tasks.arithmetic import Arithmetic
+from trainer.tasks import TRAIN
+from trainer.tasks.make import make_task
 from trainer.types import Sampling
 
 
@@ -69,6 +75,34 @@ def build(recipe: Recipe, rundir: RunDir, start: Path, say: Callable[[str], None
     return Run(assemble(recipe, rundir, start, agent, agent.values, Stopwatch(agent.phase), say), agent)
 
 
+def device(recipe: Recipe) -> torch.device:
+    """Where learner and torch generator run."""
+    if recipe.device != "auto":
+        return torch.device(recipe.device)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def generators(
+    recipe: Recipe, start: Path, interruption: Interruption, end: int, longest: int
+) -> tuple[Generator, Generator]:
+    """One for rollouts and one for evaluation; they share their weights. `longest`: tokens of the longest prompt."""
+    slots, judged = recipe.rollout.slots, recipe.evaluation.slots
+    head = recipe.precision.generator_head
+    if recipe.rollout.generator == "vllm":
+        room = longest + recipe.length.max_new_tokens
+        engine = VllmEngine(start, slots + judged, room, end, recipe.precision.dtype, head)
+        return VllmGenerator(engine, slots, interruption), VllmGenerator(engine, judged, interruption)
+    dtype = torch.float32 if recipe.precision.dtype == "float32" else torch.bfloat16
+    sampler = load_model(start).to(device(recipe), dtype)
+    if head == "float32" and not sampler.config.tie_word_embeddings:
+        sampler.get_output_embeddings().float()  # a rounded head would be a float32 head on one side alone
+    format = torch.float32 if head == "float32" else dtype
+    return (
+        TorchGenerator(sampler, slots, interruption, end, head=format),
+        TorchGenerator(sampler, judged, interruption, end, head=format),
+    )
+
+
 def assemble(
     recipe: Recipe,
     rundir: RunDir,
@@ -81,17 +115,15 @@ def assemble(
     """All parts but the agent, wired."""
     torch.set_num_threads(recipe.threads)
     tokenizer = load_tokenizer(start)
-    task = Arithmetic(recipe.task, tokenizer)
-    learner = PlainLearner(load_model(start), recipe.optimizer)
-    sampler = load_model(start)
+    task = make_task(recipe.task, tokenizer)
+    learner = PlainLearner(load_model(start), recipe.optimizer, recipe.loss, recipe.precision, device(recipe))
     interruption = Interruption(
-        phrase=tuple(tokenizer.encode(recipe.length.closing_phrase)),
+        phrase=tuple(tokenizer.encode(recipe.length.closing_phrase, add_special_tokens=False)),
         closing=tokenizer.convert_tokens_to_ids("</think>"),
         window=recipe.length.window,
     )
-    rng = torch.Generator().manual_seed(recipe.seed)
-    generator = TorchGenerator(sampler, recipe.rollout.slots, interruption, tokenizer.eos_token_id, rng)
-    judge = TorchGenerator(sampler, recipe.evaluation.slots, interruption, tokenizer.eos_token_id, torch.Generator())
+    longest = max(len(prompt.tokens) for split in (TRAIN, *task.held_out) for prompt in task.prompts(split))
+    generator, judge = generators(recipe, start, interruption, tokenizer.eos_token_id, longest)
     fixed = Sampling(
         recipe.rollout.temperature, recipe.length.max_new_tokens, int(recipe.tunables().get("thinking_budget", 0))
     )
@@ -104,7 +136,7 @@ def assemble(
         ]
 
     curriculum = Curriculum(
-        len(task.prompts("train")),
+        len(task.prompts(TRAIN)),
         recipe.seed,
         recipe.curriculum.no_positive_resampling or 2.0,
         recipe.curriculum.min_samples,
@@ -114,9 +146,18 @@ def assemble(
         rundir,
         learner=learner,
         curriculum=curriculum,
-        collector=Collector(generator, curriculum, task, tokenizer, recipe.batch.samples_per_prompt, watch),
+        collector=Collector(
+            generator,
+            curriculum,
+            task,
+            tokenizer,
+            watch,
+            seed=recipe.seed,
+            samples=recipe.batch.samples_per_prompt,
+            admission=admission(recipe.staleness.mode),
+            penalty=recipe.length.penalty,
+        ),
         sync=DirectSync(learner.model, generator),
-        sampler=rng,
         evaluate=held_out_scores,
         keeper=Keeper(
             CheckpointStore(rundir.checkpoints), recipe.checkpoint.health, recipe.checkpoint.keep, control.checkpoint

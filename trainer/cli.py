@@ -15,6 +15,8 @@ import typer
 from controlplane.contract.rundir import RunDir, append_line, read_lines
 from controlplane.contract.yamlfile import FileError, load
 from trainer.recipe import Recipe, find_recipe, load_recipe
+from trainer.settings import ModelDirectory
+from trainer.tasks.specs import ArithmeticSpec
 
 
 def train(
@@ -90,14 +92,13 @@ def _go(recipe: Recipe, rundir: RunDir, quiet: bool) -> None:
     import torch
 
     from trainer.build import build
-    from trainer.warmstart import warm_started
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     _show(f"recipe {recipe.name}, seed {recipe.seed}, {recipe.steps} steps; run directory {rundir.root}")
     torch.set_num_threads(recipe.threads)
     try:
         _lock(rundir)
-        start = warm_started(recipe.model, recipe.task, recipe.warm_start, _progress(rundir))
+        start = _start(recipe, rundir)
         ready = build(recipe, rundir, start, say=(lambda _: None) if quiet else _show)
     except (OSError, ValueError) as error:
         typer.echo(f"{rundir.root}: cannot start: {error}", err=True)
@@ -111,6 +112,17 @@ def _go(recipe: Recipe, rundir: RunDir, quiet: bool) -> None:
         ready.agent.close()
     done = "the run has ended" if reason == "end" else "stopped; the same command goes on"
     _show(f"{done} at step {ready.loop.state.step} of {recipe.steps}")
+
+
+def _start(recipe: Recipe, rundir: RunDir) -> Path:
+    """The model directory that the run begins with; the tiny one is made on first use."""
+    if isinstance(recipe.model, ModelDirectory):
+        return recipe.model.path
+    from trainer.warmstart import warm_started
+
+    if not isinstance(recipe.task, ArithmeticSpec):  # the recipe refuses it; this is for the type checker
+        raise ValueError("only the arithmetic task has demonstrations for a warm start")
+    return warm_started(recipe.model, recipe.task, recipe.warm_start, _progress(rundir))
 
 
 def _lock(rundir: RunDir) -> None:

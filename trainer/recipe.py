@@ -8,14 +8,14 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import yaml
 from pydantic import Field, model_validator
 
 from controlplane.agent import GuardRails
 from controlplane.contract.tunables import TUNABLES
-from controlplane.contract.yamlfile import FileError, Misplaced, load, parse
+from controlplane.contract.yamlfile import FileError, Misplaced, load
 from trainer.settings import (
     Batch,
     CheckpointSpec,
@@ -138,28 +138,9 @@ def find_recipe(name: str | Path) -> Path:
 
 
 def load_recipe(path: Path, overrides: Mapping[str, str] | None = None) -> Recipe:
-    """Read a recipe; `overrides` maps dotted keys to YAML values and is checked like the file.
+    """Read a recipe; `overrides` maps dotted keys to YAML values and is put in place before anything is checked.
 
     Raises:
         FileError: file or override does not make a recipe.
     """
-    recipe = load(path, Recipe)
-    if not overrides:
-        return recipe
-    data = recipe.model_dump(mode="json")
-    for key, text in overrides.items():
-        _assign(data, key, text)
-    return parse(yaml.safe_dump(data, sort_keys=False), Recipe, name=f"{path} with --set {' '.join(overrides)}")
-
-
-def _assign(data: dict[str, Any], key: str, text: str) -> None:
-    *parents, last = key.split(".")
-    for parent in parents:
-        inner = data.setdefault(parent, {})
-        if not isinstance(inner, dict):
-            raise FileError(f"--set {key}: {parent!r} is a single value and has no keys")
-        data = inner
-    try:
-        data[last] = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise FileError(f"--set {key}: {text!r} is not a YAML value") from None
+    return load(path, Recipe, overrides)

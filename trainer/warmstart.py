@@ -63,7 +63,7 @@ def _cache() -> Path:
 
 def _digest(shape: TinyModel, task: ArithmeticSpec, spec: WarmStart) -> str:
     settings = [FORMAT, torch.__version__, transformers_version]
-    settings += [part.model_dump(mode="json") for part in (shape, task, spec)]
+    settings += [shape.model_dump(mode="json"), task.identity(), spec.model_dump(mode="json")]
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 

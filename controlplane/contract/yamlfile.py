@@ -5,6 +5,7 @@ types and impossible values are all refused before anything else happens.
 """
 
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,8 +29,8 @@ class Misplaced(ValueError):
         self.at = at
 
 
-def load(path: Path, model: type[M]) -> M:
-    """Read `path` and validate it against `model`.
+def load(path: Path, model: type[M], overrides: Mapping[str, str] | None = None) -> M:
+    """Read `path`, put `overrides` (dotted key -> YAML value) in place, and validate the whole against `model`.
 
     Raises:
         FileError: cannot be read, is not YAML, or does not fit the model.
@@ -38,58 +39,81 @@ def load(path: Path, model: type[M]) -> M:
         text = path.read_text()
     except OSError as error:
         raise FileError(f"{path}: cannot be read ({error.strerror or error})") from None
-    return parse(text, model, name=str(path))
+    return parse(text, model, str(path), overrides)
 
 
-def parse(text: str, model: type[M], name: str = "<text>") -> M:
+def parse(text: str, model: type[M], name: str = "<text>", overrides: Mapping[str, str] | None = None) -> M:
     """As `load`, from a string; `name` stands where the file name would."""
+    places: dict[Location, str] = {}
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
-        lines: dict[Location, int] = {}
         if node is not None:
-            _collect(node, (), lines, name)
+            _collect(node, (), places, name)
         data = yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise FileError(f"{name}:{line}: not valid YAML: {error.problem or error}") from None
     if not isinstance(data, dict):
         raise FileError(f"{name}:1: the file must hold keys and values, not {type(data).__name__}")
+    for key, value in (overrides or {}).items():
+        _override(data, key, value, places)
     try:
         return model.model_validate(data)
     except ValidationError as error:
         # A misspelt key also makes the right one missing; the misspelling is what the person has to see.
         first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-        raise FileError(_sentence(first, lines, name, model)) from None
+        raise FileError(_sentence(first, places, name, model)) from None
 
 
-def _collect(node: yaml.Node, at: Location, lines: dict[Location, int], name: str) -> None:
-    lines[at] = min(lines.get(at, node.start_mark.line + 1), node.start_mark.line + 1)
+def _override(data: dict[str, Any], key: str, text: str, places: dict[Location, str]) -> None:
+    """Put one value in its place, and say there that it does not come from the file."""
+    *parents, last = key.split(".")
+    at: Location = ()
+    for parent in parents:
+        at = (*at, parent)
+        inner = data.setdefault(parent, {})
+        if not isinstance(inner, dict):
+            raise FileError(f"--set {key}: {parent!r} is a single value and has no keys")
+        places.setdefault(at, f"--set {key}={text}")
+        data = inner
+    try:
+        data[last] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise FileError(f"--set {key}: {text!r} is not a YAML value") from None
+    at = (*at, last)
+    for inside in [place for place in places if place[: len(at)] == at]:
+        del places[inside]
+    places[at] = f"--set {key}={text}"
+
+
+def _collect(node: yaml.Node, at: Location, places: dict[Location, str], name: str) -> None:
+    places.setdefault(at, f"{name}:{node.start_mark.line + 1}")
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             here = (*at, str(key.value))
-            if here in lines:
+            if here in places:
                 raise FileError(f"{name}:{key.start_mark.line + 1}: key {_dotted(here)!r} is given twice")
-            lines[here] = key.start_mark.line + 1
-            _collect(value, here, lines, name)
+            places[here] = f"{name}:{key.start_mark.line + 1}"
+            _collect(value, here, places, name)
     elif isinstance(node, yaml.SequenceNode):
         for index, value in enumerate(node.value):
-            _collect(value, (*at, index), lines, name)
+            _collect(value, (*at, index), places, name)
 
 
-def _sentence(error: ErrorDetails, lines: dict[Location, int], name: str, model: type[BaseModel]) -> str:
+def _sentence(error: ErrorDetails, places: dict[Location, str], name: str, model: type[BaseModel]) -> str:
     cause = error.get("ctx", {}).get("error")
     where = (*error["loc"], *cause.at) if isinstance(cause, Misplaced) else error["loc"]
     # Discriminated unions put their tag into the location; the file has no such key, so keep what the file has.
     at: Location = ()
     for part in where:
-        if (*at, part) in lines or part is where[-1]:
+        if (*at, part) in places or part is where[-1]:
             at = (*at, part)
     known = at
-    while known and known not in lines:
+    while known and known not in places:
         known = known[:-1]
-    line = lines.get(known, 1)
+    place = places.get(known, f"{name}:1")
     what = _what(error, at, model)
-    return f"{name}:{line}: {_dotted(at) or 'top level'}: {what}"
+    return f"{place}: {_dotted(at) or 'top level'}: {what}"
 
 
 def _what(error: ErrorDetails, at: Location, model: type[BaseModel]) -> str:

@@ -1,6 +1,10 @@
 """Checkpoints are whole or absent, proven by what follows, and never all deleted."""
 
+import contextlib
+import json
 import math
+import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controlplane.contract.documents import Health
+from controlplane.contract.reports import CheckpointReport
 from trainer.checkpoint import store as store_module
 from trainer.checkpoint.health import HealthSpec, Score, StepHealth, Trial, healthy, passes, reference
+from trainer.checkpoint.keeper import Keeper
 from trainer.checkpoint.store import Checkpoint, CheckpointError, CheckpointStore, Content, abandoned
+from trainer.state import RunState
 
 TRIAL = Trial(step=0, reference=0.5, baseline=Score(0, 0.5, 256))
 
@@ -142,3 +149,169 @@ def test_unfinished_numbers_are_unhealthy() -> None:
     assert not passes(Score(1, math.nan, 10), None)
     assert math.isnan(reference([]))
     assert reference([0.0] * 5 + [1.0] * 10) == 1.0
+
+
+PLACES: list[tuple[Any, str]] = [
+    (torch, "save"),
+    (Path, "write_text"),
+    (Path, "rename"),
+    (os, "fsync"),
+    (os, "replace"),
+    (tempfile, "mkdtemp"),
+    (tempfile, "mkstemp"),
+]
+
+
+def refusing(patch: pytest.MonkeyPatch, at: int) -> list[int]:
+    """From here on, touch number `at` of the disk is refused, once. Returns the count of touches."""
+    count = [0]
+    for owner, name in PLACES:
+        real = getattr(owner, name)
+
+        def touched(*args: Any, real: Any = real, **keys: Any) -> Any:
+            count[0] += 1
+            if count[0] - 1 == at:
+                raise OSError(28, "No space left on device")
+            return real(*args, **keys)
+
+        patch.setattr(owner, name, touched)
+    return count
+
+
+def names(root: Path) -> set[str]:
+    return {path.name for path in root.iterdir()}
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["new step", "same step again"])
+def test_a_disk_that_refuses_any_one_write_or_rename_leaves_the_old_or_the_new_checkpoint(
+    tmp_path: Path, again: bool
+) -> None:
+    at = refused = 0
+    while True:
+        root = tmp_path / str(at)
+        store = CheckpointStore(root)
+        old = save(store, 1)
+        if again:
+            old = save(store, 2)
+        before = names(root)
+        with pytest.MonkeyPatch.context() as patch:
+            count = refusing(patch, at)
+            try:
+                new: Checkpoint | None = store.save(2, 0, 7, content(20), TRIAL)
+            except CheckpointError:
+                new = None
+        if new is None:
+            refused += 1
+            assert store.newest() == old
+            assert names(root) == before  # nothing is left behind either
+            store.load(old)
+        else:
+            assert store.newest() == new
+            assert store.load(new).values == {"step": 20}
+        assert CheckpointStore(root).newest() is not None
+        if count[0] <= at:
+            break
+        at += 1
+    assert refused == at > 8
+
+
+def test_a_death_between_the_two_renames_of_a_replacement_loses_neither(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path / "c")
+    old = save(store, 2)
+    real = Path.rename
+
+    def die(self: Path, target: Path) -> Path:
+        if self.name.startswith(".writing-"):
+            raise KeyboardInterrupt
+        return real(self, target)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "rename", die)
+        with pytest.raises(KeyboardInterrupt):
+            save(store, 2)
+    assert store.newest() is None
+    reopened = CheckpointStore(tmp_path / "c")
+    assert reopened.newest() == old
+    assert names(tmp_path / "c") == {old.path.name}
+
+
+def test_a_death_inside_an_atomic_write_leaves_nothing_that_stops_the_next_start(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path / "c")
+    good = save(store, 1)
+    (tmp_path / "c/.best.json.x1").write_text("half")
+    (tmp_path / "c/.writing-x2").mkdir()
+    (tmp_path / "c/.deleting-step-000000-b0").mkdir()
+    assert CheckpointStore(tmp_path / "c").newest() == good
+    assert names(tmp_path / "c") == {good.path.name}
+
+
+def scored(store: CheckpointStore, step: int, score: float | None, branch: int = 0) -> Checkpoint:
+    return store.save(step, branch, step, content(step), TRIAL, score)
+
+
+def test_the_best_by_held_out_score_stays_and_is_pointed_at(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path / "c")
+    scores = [0.1, 0.7, None, 0.7, 0.2, 0.3, None]
+    saved = [scored(store, step, score) for step, score in enumerate(scores)]
+    store.prune(1)
+    store.point_at_best()
+    assert store.all() == [saved[3], saved[6]]  # the later of equals, and the newest
+    pointer = json.loads((tmp_path / "c/best.json").read_text())
+    assert pointer == {"checkpoint": "step-000003-b0", "step": 3, "branch": 0, "pass_ratio": 0.7}
+    store.mark_abandoned({1: 1})  # a branch that began behind it
+    again = scored(store, 1, 0.4, branch=1)
+    store.point_at_best()
+    assert store.best() == again
+    assert json.loads((tmp_path / "c/best.json").read_text())["branch"] == 1
+    store.mark(again, Health.bad, TRIAL)
+    store.point_at_best()
+    assert not (tmp_path / "c/best.json").exists()
+
+
+def test_the_best_pointer_is_the_old_or_the_new_one_whatever_the_disk_refuses(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path / "c")
+    scored(store, 1, 0.1)
+    store.point_at_best()
+    old = (tmp_path / "c/best.json").read_text()
+    scored(store, 2, 0.2)
+    at = 0
+    while True:
+        with pytest.MonkeyPatch.context() as patch:
+            count = refusing(patch, at)
+            with contextlib.suppress(OSError):
+                store.point_at_best()
+        now = (tmp_path / "c/best.json").read_text()
+        assert json.loads(now)["step"] in (1, 2)
+        if count[0] <= at:
+            break
+        (tmp_path / "c/best.json").write_text(old)
+        at += 1
+    assert at >= 3
+    assert json.loads((tmp_path / "c/best.json").read_text())["step"] == 2
+
+
+def test_a_keeper_survives_a_disk_that_does_not_let_it_tidy_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reports: list[CheckpointReport] = []
+    store = CheckpointStore(tmp_path / "c")
+    keeper = Keeper(store, HealthSpec(good_after_steps=1), 1, reports.append)
+    state = RunState(step=1, latest=Score(1, 0.5, 8), best=Score(1, 0.5, 8))
+    assert keeper.save(state, content(1)) is not None
+    keeper.settle({})
+    state.step, state.latest = 2, Score(2, 0.6, 8)
+    assert keeper.save(state, content(2)) is not None
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", full)
+        patch.setattr(store_module, "write_atomic", full)
+        assert keeper.settle({}) == []
+        keeper.after_step(StepHealth(0.5, 8, ""))
+        keeper.after_evaluation(Score(3, 0.6, 8))  # both are proven, and the disk does not take it
+    assert {c.health for c in keeper.states} == {Health.fresh}
+    keeper.after_step(StepHealth(0.5, 8, ""))
+    assert {c.health for c in keeper.states} == {Health.good}
+    assert [report.failed_stage for report in reports] == ["", ""]
+    assert keeper.settle({}) == []
+    assert store.best() == store.newest()

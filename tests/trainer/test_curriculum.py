@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.rollout.curriculum import Curriculum
+from trainer.rollout.curriculum import Curriculum, Replay
 from trainer.types import Item
 
 N = 7
@@ -24,11 +24,15 @@ moves = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None)
-@given(moves)
-def test_every_prompt_is_trained_exactly_once_per_epoch_whatever_happens(schedule: list[tuple[str, int]]) -> None:
+@pytest.mark.parametrize("replay", ["skip", "same", "reshuffle"])
+@settings(max_examples=100, deadline=None)
+@given(schedule=moves)
+def test_every_prompt_is_trained_exactly_once_per_epoch_whatever_happens(
+    replay: Replay, schedule: list[tuple[str, int]]
+) -> None:
     curriculum = fresh()
     flight: list[Item] = []
+    branch = 0
     lineage: list[Item] = []  # trained by the weights in force, or skipped on purpose by a rollback
     saved: tuple[Any, list[Item]] = (json.dumps(curriculum.state_dict()), [])
     for move, pick in schedule:
@@ -46,10 +50,14 @@ def test_every_prompt_is_trained_exactly_once_per_epoch_whatever_happens(schedul
             curriculum, flight, lineage = fresh(), [], list(saved[1])
             curriculum.load_state_dict(json.loads(saved[0]))
         elif move == "rollback":
-            curriculum.requeue(flight)
-            flight = []
-            skipped = curriculum.rewind(json.loads(saved[0]))
-            assert sorted(skipped) == sorted(set(lineage) - set(saved[1]))
+            branch, flight = branch + 1, []
+            state, skipped = curriculum.rewound(json.loads(saved[0]), replay, branch)
+            if replay == "skip":
+                assert sorted(skipped) == sorted(set(lineage) - set(saved[1]))
+            else:
+                assert skipped == ()
+                lineage = list(saved[1])
+            curriculum.load_state_dict(state)
             saved = (json.dumps(curriculum.state_dict()), list(lineage))
         assert max(Counter(lineage).values(), default=1) == 1
     for _ in range(3 * N):  # drain: every epoch that is left behind is complete
@@ -100,3 +108,33 @@ def test_requeued_prompts_come_first() -> None:
     first = [curriculum.issue() for _ in range(3)]
     curriculum.requeue(first)
     assert sorted(curriculum.issue() for _ in range(3)) == sorted(first)
+
+
+def drawn(curriculum: Curriculum, n: int) -> list[Item]:
+    return [curriculum.issue() for _ in range(n)]
+
+
+@pytest.mark.parametrize(("replay", "salt", "alike"), [("skip", 3, True), ("same", 0, True), ("reshuffle", 3, False)])
+def test_only_a_reshuffle_changes_the_order_and_only_same_keeps_the_seeds(
+    replay: Replay, salt: int, alike: bool
+) -> None:
+    curriculum = Curriculum(30, 1, 0.9, 10**9)
+    for item in drawn(curriculum, 4):
+        curriculum.done(item, 1, 1)
+    target = json.loads(json.dumps(curriculum.state_dict()))
+    onward = curriculum.pending
+    state, _ = curriculum.rewound(target, replay, 3)
+    curriculum.load_state_dict(json.loads(json.dumps(state)))
+    assert curriculum.salt == salt
+    assert sorted(curriculum.pending) == sorted(onward)
+    assert (curriculum.pending == onward) == alike
+
+
+def test_what_is_in_flight_is_not_issued_again_where_it_is_known() -> None:
+    curriculum = fresh()
+    drawn(curriculum, 3)
+    pending, state = curriculum.pending, curriculum.state_dict()
+    curriculum.load_state_dict(state)
+    assert len(curriculum.pending) == N
+    curriculum.pending = pending
+    assert drawn(curriculum, N - 3) == list(pending)

@@ -1,9 +1,12 @@
 """The step machine on a small real run: what it does at its boundaries, and what it never does."""
 
+import copy
+import json
 import math
+import shutil
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -12,13 +15,17 @@ import torch
 from controlplane.agent import BoundaryState, Directive
 from controlplane.contract.documents import AckState, Action, Health, Target
 from controlplane.contract.rundir import RunDir, read_lines
+from tests.trainer import rig
 from tests.trainer.conftest import MICRO, Script
+from trainer.checkpoint.health import Score
 from trainer.checkpoint.store import CheckpointStore
 from trainer.evaluate import EvalResult
 from trainer.learn import LearnResult
 from trainer.learn.learner import PlainLearner
 from trainer.loop import Loop
 from trainer.recipe import Recipe
+from trainer.state import Account, Patience, RunState
+from trainer.types import Version
 
 Start = Callable[..., Loop]
 
@@ -129,22 +136,23 @@ def test_rollback_restores_bit_exactly_and_changes_what_it_must(
     recipe = changed(steps=8, faults=[{"step": 6, "kind": "base_lr", "factor": 3.0}])
     restored: dict[str, Any] = {}
     loop = start(recipe)
-    real = loop._publish
+    real = loop._sync.publish
+    published: list[Version] = []
 
-    def spy(version: Any) -> float:
+    def spy(version: Any) -> None:
         if version.branch == 1 and not restored:
             state = loop._learner.state_dict()
             restored.update(
                 model={k: v.clone() for k, v in state["model"].items()},
-                optimizer=torch.load(_dumped(state["optimizer"]), weights_only=True),
+                optimizer=copy.deepcopy(state["optimizer"]),
                 base_lr=state["base_lr"],
-                sampler=loop._sampler.get_state().clone(),
                 version=version,
-                before=loop.state.version,
+                before=published[-1],
             )
-        return real(version)
+        published.append(version)
+        real(version)
 
-    monkeypatch.setattr(loop, "_publish", spy)
+    monkeypatch.setattr(loop._sync, "publish", spy)
     script.at_step = rollback_once(7, lr_scale=0.5)
     assert loop.run() == "end"
     (ack,) = script.acks
@@ -154,7 +162,6 @@ def test_rollback_restores_bit_exactly_and_changes_what_it_must(
     content = CheckpointStore(rundir.checkpoints).load(target)
     assert same(restored["model"], content.tensors["model"])
     assert same(restored["optimizer"], content.tensors["optimizer"])
-    assert same(restored["sampler"], content.tensors["sampler"])
     assert restored["base_lr"] == content.values["base_lr"] == 1e-3  # the fault is gone
     assert restored["version"].n == restored["before"].n + 1
     assert loop.tunables["lr_scale"] == 0.5
@@ -174,15 +181,6 @@ def test_rollback_restores_bit_exactly_and_changes_what_it_must(
     assert sorted(ordinal for _, ordinal in consumed) == sorted(trained)
     assert script.steps[7].rollouts.dropped_groups["rollback"] >= 1
     assert max(script.steps[7].rollouts.staleness) <= 8
-
-
-def _dumped(state: Any) -> Any:
-    import io
-
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    buffer.seek(0)
-    return buffer
 
 
 def test_the_branch_survives_a_crash_right_after_a_rollback(start: Start, script: Script) -> None:
@@ -246,7 +244,7 @@ def test_a_non_finite_step_is_neither_applied_nor_published_nor_checkpointed(
     assert [r.skipped for r in script.steps] == ["", "", "", "nonfinite", "", ""]
     assert versions[4] == versions[3]  # nothing was published after step 4
     assert [r.step for r in script.checkpoints] == [0, 2, 6]
-    assert all(torch.isfinite(p).all() for p in loop._learner.model.parameters())
+    assert all(torch.isfinite(p).all() for p in loop._learner.state_dict()["model"].values())
 
 
 def test_a_fault_fires_once_also_when_the_run_is_resumed(start: Start, rundir: RunDir) -> None:
@@ -265,7 +263,7 @@ def test_a_fault_fires_once_also_when_the_run_is_resumed(start: Start, rundir: R
 def test_a_paused_run_waits_and_goes_on(
     recipe: Recipe, start: Start, script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainer.loop.PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr("trainer.control.PAUSE_SECONDS", 0.0)
     seen: list[int] = []
 
     def ask(state: BoundaryState) -> Directive | None:
@@ -294,11 +292,128 @@ def test_a_collapsed_run_is_steady_but_never_proves_a_checkpoint_good(start: Sta
     loop = start(changed(steps=12))
     real = loop._evaluate
 
-    def collapsing() -> EvalResult:
+    def collapsing() -> list[EvalResult]:
         ratio = 0.9 if loop.state.step <= 4 else 0.02
-        return replace(real(), pass_ratio=ratio, prompts=256)
+        return [replace(result, pass_ratio=ratio, prompts=256) for result in real()]
 
     loop._evaluate = collapsing
     loop.run()
     health = {checkpoint.step: checkpoint.health for checkpoint in loop._keeper.states}
     assert health == {step: Health.good if step <= 2 else Health.fresh for step in range(0, 13, 2)}
+
+
+def scoring(loop: Loop, curve: dict[int, float]) -> None:
+    """Replace the held-out scores by those of a curve; the last known one goes on."""
+    real = loop._evaluate
+
+    def scored() -> list[EvalResult]:
+        ratio = [curve[step] for step in sorted(curve) if step <= loop.state.step][-1]
+        return [replace(result, pass_ratio=ratio) for result in real()]
+
+    loop._evaluate = scored
+
+
+PLATEAU = {0: 0.1, 2: 0.3, 4: 0.5, 6: 0.5005, 8: 0.49}
+STOPPING = {"every": 2, "early_stopping": {"patience": 3, "min_delta": 0.001}}
+
+
+@pytest.mark.parametrize("interrupted_at", [None, 5, 9])
+def test_a_run_that_no_longer_improves_ends_and_its_patience_survives_a_restart(
+    tmp_path: Any, interrupted_at: int | None
+) -> None:
+    recipe = rig.recipe(steps=40, evaluation=STOPPING)
+
+    def ask(state: BoundaryState) -> Directive | None:
+        return Directive("s", 1, {}, Action.stop) if state.step == interrupted_at else None
+
+    loop = rig.assemble(tmp_path / "run", recipe, Script(ask))
+    scoring(loop, PLATEAU)
+    if interrupted_at is not None:
+        assert loop.run() == "stop"
+        loop = rig.assemble(tmp_path / "run", recipe, Script())
+        scoring(loop, PLATEAU)
+    assert loop.run() == "end"
+    assert loop.state.step == 10  # 6, 8 and 10 bring less than 0.001 above step 4
+    *_, early, checkpoint, end = list(read_lines(RunDir(tmp_path / "run").events))
+    assert [early["event"], checkpoint["event"], end["event"]] == ["early_stop", "checkpoint", "end"]
+    assert (early["step"], early["best_step"], early["best_pass_ratio"]) == (10, 6, 0.5005)
+    again = rig.assemble(tmp_path / "run", recipe, Script())
+    assert again.run() == "end"
+    assert again.state.step == 10
+
+
+def test_small_gains_that_add_up_do_count_as_an_improvement() -> None:
+    patience = Patience()
+    for score in (0.5, 0.5006, 0.5009):
+        patience = patience.after(score, 0.001)
+    assert patience == Patience(0.5, 2)
+    assert patience.after(0.5011, 0.001) == Patience(0.5011)
+    assert Patience(0.5).after(0.5, 0.0).waited == 1
+    assert Patience(0.5).after(math.nan, 0.0).waited == 1
+
+
+def test_each_target_is_an_event_once_in_the_life_of_a_run(tmp_path: Any) -> None:
+    recipe = rig.recipe(steps=10, evaluation={"every": 2, "targets": [0.3, 0.6, 0.9]})
+    curve = {0: 0.1, 2: 0.35, 4: 0.2, 6: 0.65, 8: 0.7}
+
+    def ask(state: BoundaryState) -> Directive | None:
+        return Directive("s", 1, {}, Action.stop) if state.step == 3 else None
+
+    loop = rig.assemble(tmp_path / "run", recipe, Script(ask))
+    scoring(loop, curve)
+    loop.run()
+    shutil.rmtree(tmp_path / "run/checkpoints/step-000003-b0")
+    shutil.rmtree(tmp_path / "run/checkpoints/step-000002-b0")  # step 2 is evaluated once more
+    loop = rig.assemble(tmp_path / "run", recipe, Script())
+    scoring(loop, curve)
+    loop.run()
+    events = [event for event in read_lines(RunDir(tmp_path / "run").events) if event["event"] == "target_reached"]
+    assert [(event["target"], event["step"], event["pass_ratio"]) for event in events] == [
+        (0.3, 2, 0.35),
+        (0.6, 6, 0.65),
+    ]
+    assert 0 < events[0]["compute"] <= events[1]["compute"]
+    assert events[1]["account"]["completions"] == 6 * 4 * rig.SAMPLES
+
+
+def test_the_account_is_that_of_the_lineage_and_is_written_with_steps_and_evaluations(tmp_path: Any) -> None:
+    def ask(state: BoundaryState) -> Directive | None:
+        if (state.step, state.branch) != (7, 0):
+            return None
+        target = next(c for c in state.checkpoints if c.step == 4 and c.health is Health.good)
+        return Directive("d", 1, {}, Action.rollback, Target(step=4, digest=target.digest))
+
+    script = Script(ask)
+    loop = rig.assemble(tmp_path / "run", rig.recipe(steps=8), script)
+    assert loop.run() == "end"
+    lines = {(line["branch"], line["step"]): line for line in read_lines(RunDir(tmp_path / "run").steps)}
+    assert [lines[key]["completions"] for key in ((0, 4), (0, 7), (1, 5), (1, 8))] == [32, 56, 40, 64]
+    lineage = [
+        r
+        for r in script.steps
+        if (r.branch, r.step) in {*((0, s) for s in range(1, 5)), *((1, s) for s in range(5, 9))}
+    ]
+    account = loop.state.account
+    assert account.generated_tokens == sum(sum(r.rollouts.lengths) for r in lineage) == lines[1, 8]["generated_tokens"]
+    assert account.trained_tokens == sum(r.trained_tokens for r in lineage) == lines[1, 8]["trained_tokens"]
+    assert account.generation_seconds == pytest.approx(sum(r.device_seconds["generator"] for r in lineage))
+    assert account.training_seconds == pytest.approx(sum(r.device_seconds["learner"] for r in lineage))
+    assert account.compute == loop.state.compute == lines[1, 8]["compute"]
+    evals = list(read_lines(RunDir(tmp_path / "run").evals))
+    assert evals[-1]["account"] == asdict(account)
+    assert evals[0]["account"] == asdict(Account())
+
+
+def test_run_state_reads_back_as_it_was_written() -> None:
+    state = RunState(
+        3,
+        Version(2, 9),
+        Account(1.5, 2.5, 3, 4, 5),
+        [0.5],
+        Score(2, 0.7, 8),
+        Score(3, 0.6, 8),
+        Patience(0.7, 1),
+        {1: 2},
+    )
+    assert RunState.parse(json.loads(json.dumps(state.dump()))) == state
+    assert RunState.parse(json.loads(json.dumps(RunState().dump()))) == RunState()

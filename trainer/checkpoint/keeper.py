@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from controlplane.contract.documents import CheckpointState, Health, Target
 from controlplane.contract.reports import CheckpointReport
@@ -30,17 +31,19 @@ class Keeper:
         return self._states
 
     def save(self, state: RunState, content: Content) -> Checkpoint | None:
-        """Write a checkpoint of the state in force; None when the disk refused it (reported, and the run goes on)."""
+        """Write a checkpoint of this state; None when the disk refused it (reported, and the run goes on).
+
+        `settle` is due afterwards.
+        """
         started = time.perf_counter()
         trial = Trial(state.step, reference(state.window), state.best)
+        score = state.latest.pass_ratio if state.latest and state.latest.step == state.step else None
         try:
-            checkpoint = self._store.save(state.step, state.branch, state.version.n, content, trial)
+            checkpoint = self._store.save(state.step, state.branch, state.version.n, content, trial, score)
         except CheckpointError as error:
             stage = "verify" if error.__cause__ is None else "write"
             self._report(CheckpointReport(state.step, time.perf_counter() - started, 0, failed_stage=stage))
             return None
-        self._store.prune(self._keep)
-        self._refresh()
         self._report(CheckpointReport(state.step, time.perf_counter() - started, checkpoint.size_bytes))
         return checkpoint
 
@@ -57,22 +60,34 @@ class Keeper:
         checkpoint = self._store.newest()
         return None if checkpoint is None else (checkpoint, self._store.load(checkpoint))
 
-    def fetch(self, target: Target) -> tuple[Checkpoint, Content]:
+    def find(self, target: Target) -> Checkpoint:
         """The checkpoint that a rollback names.
 
         Raises:
-            CheckpointError: it is gone, not good, or its files do not match its digest.
+            CheckpointError: it is gone or not good.
         """
         for checkpoint in self._store.all():
             if checkpoint.step == target.step and checkpoint.digest == target.digest:
                 if self._store.health(checkpoint)[0] is not Health.good:
                     raise CheckpointError(f"{checkpoint.path.name} has not been proven good")
-                return checkpoint, self._store.load(checkpoint)
+                return checkpoint
         raise CheckpointError(f"no checkpoint of step {target.step} has digest {target.digest[:12]}")
 
-    def abandon(self, forks: Forks) -> list[int]:
-        """Declare bad what a later branch went behind; returns the steps of those newly marked. Safe to repeat."""
+    def load(self, checkpoint: Checkpoint) -> Content:
+        """What it holds.
+
+        Raises:
+            CheckpointError: its files do not match its digest.
+        """
+        return self._store.load(checkpoint)
+
+    def settle(self, forks: Forks) -> list[int]:
+        """What follows from a new checkpoint or a new branch: those that a branch went behind are bad, what is too many
+        goes, `best.json` follows. Returns the steps of those newly bad. Safe to repeat."""
         marked = self._store.mark_abandoned(forks)
+        with suppress(OSError):  # the next checkpoint tries again
+            self._store.prune(self._keep)
+            self._store.point_at_best()
         self._refresh()
         return [checkpoint.step for checkpoint in marked]
 
@@ -82,8 +97,9 @@ class Keeper:
             trial = move(trial)
             self._trials[name] = (checkpoint, trial)
             if trial.proven(self._spec):
-                self._store.mark(checkpoint, Health.good, trial)
-                proven = True
+                with suppress(OSError):  # the next step tries again
+                    self._store.mark(checkpoint, Health.good, trial)
+                    proven = True
         if proven:
             self._refresh()
 

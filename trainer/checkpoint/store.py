@@ -1,13 +1,16 @@
 """Checkpoints on disk: one directory each, whole or absent.
 
     checkpoints/step-000100-b0/
-      state.pt        tensors: model, optimizer, RNG states
-      state.json      everything else: base LR, compute, curriculum, tunables, pass-rate window, forks, ...
+      state.pt        tensors: model, optimizer
+      state.json      everything else: step (with it the position in the LR schedule), base LR, tunables, curriculum with
+                      pass rates and trained prompts, compute account, pass-rate window, early stopping, forks
       health.json     fresh | good | bad, and the trial; replaced atomically, outside the digest
-      manifest.json   step, branch, weights version, SHA-256 of each file and the digest over them; written last
+      manifest.json   step, branch, weights version, held-out score, SHA-256 of each file and the digest over them; last
+    checkpoints/best.json   which one has the best held-out score; replaced atomically, follows from the manifests
 
+There are no random states: a token is decided by its request's seed, and that by run seed, epoch and ordinal.
 Write: temporary directory -> files, each fsynced -> manifest -> rename -> fsync of the parent -> read back and compare.
-A crash leaves a temporary directory, which the next start removes. A checkpoint whose digest does not match is never
+A crash leaves a temporary directory, which the next start removes, or puts back where it was being replaced. A checkpoint whose digest does not match is never
 restored. `forks` records at which step each branch began; a checkpoint that a later branch went behind is abandoned.
 """
 
@@ -31,6 +34,10 @@ Forks = Mapping[int, int]
 """Branch -> step at which it began. Branch 0 began at step 0 and has no entry."""
 
 
+REPLACED = ".replaced-"
+"""Prefix of a checkpoint that makes way for a new one of its name; a start finds it only after a crash in between."""
+
+
 class CheckpointError(RuntimeError):
     """A checkpoint could not be written, or cannot be trusted. One sentence."""
 
@@ -44,6 +51,8 @@ class Checkpoint:
     branch: int
     version: int
     digest: str
+    score: float | None = None
+    """Held-out pass rate of these weights; None where there was no evaluation at this step."""
 
     @property
     def size_bytes(self) -> int:
@@ -70,15 +79,22 @@ class CheckpointStore:
         self._root = root
         root.mkdir(parents=True, exist_ok=True)
         for leftover in root.glob(".*"):
-            shutil.rmtree(leftover)
+            replaced = root / leftover.name.removeprefix(REPLACED)
+            if leftover.name.startswith(REPLACED) and not replaced.exists():
+                leftover.rename(replaced)
+            elif leftover.is_dir():
+                shutil.rmtree(leftover)
+            else:
+                leftover.unlink()
 
     def all(self) -> list[Checkpoint]:
         """Every checkpoint with a manifest, oldest first by (branch, step)."""
         found = []
-        for path in self._root.iterdir():
+        for path in self._root.glob("step-*"):
             try:
                 manifest = json.loads((path / "manifest.json").read_bytes())
-                found.append(Checkpoint(path, *(manifest[key] for key in ("step", "branch", "version", "digest"))))
+                fields = {name: manifest[name] for name in ("step", "branch", "version", "digest", "score")}
+                found.append(Checkpoint(path, **fields))
             except (OSError, ValueError, KeyError):
                 continue
         return sorted(found, key=lambda checkpoint: (checkpoint.branch, checkpoint.step))
@@ -89,7 +105,9 @@ class CheckpointStore:
             CheckpointState(step=c.step, branch=c.branch, digest=c.digest, health=self.health(c)[0]) for c in self.all()
         )
 
-    def save(self, step: int, branch: int, version: int, content: Content, trial: Trial) -> Checkpoint:
+    def save(
+        self, step: int, branch: int, version: int, content: Content, trial: Trial, score: float | None = None
+    ) -> Checkpoint:
         """Write a fresh checkpoint.
 
         Raises:
@@ -98,28 +116,35 @@ class CheckpointStore:
         final = self._root / f"step-{step:06d}-b{branch}"
         try:
             temporary = Path(tempfile.mkdtemp(dir=self._root, prefix=".writing-"))
-            torch.save(dict(content.tensors), temporary / "state.pt")
-            (temporary / "state.json").write_text(json.dumps(content.values))
-            sums = {name: _sha256(temporary / name) for name in ("state.json", "state.pt")}
-            digest = _digest(sums)
-            manifest = {"step": step, "branch": branch, "version": version, "digest": digest, "files": sums}
-            write_atomic(temporary / "health.json", _health_json(Health.fresh, trial))
-            (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1))
-            for file in temporary.iterdir():
-                _fsync(file)
-            _fsync(temporary)
-            if final.exists():  # only a damaged one can be in the way: a valid one would have been resumed from
-                final.rename(self._root / f".replaced-{final.name}")
-            temporary.rename(final)
-            _fsync(self._root)
-            shutil.rmtree(self._root / f".replaced-{final.name}", ignore_errors=True)
-        except OSError as error:
+            try:
+                manifest = {"step": step, "branch": branch, "version": version, "score": score}
+                digest = _write(temporary, content, trial, manifest)
+                self._swap(temporary, final)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+        except (OSError, RuntimeError) as error:  # torch tells of a full disk by a RuntimeError
             raise CheckpointError(f"checkpoint of step {step} could not be written: {error}") from error
-        checkpoint = Checkpoint(final, step, branch, version, digest)
+        checkpoint = Checkpoint(final, step, branch, version, digest, score)
         if not self.valid(checkpoint):
             shutil.rmtree(final, ignore_errors=True)
             raise CheckpointError(f"checkpoint of step {step} does not read back as it was written")
         return checkpoint
+
+    def _swap(self, temporary: Path, final: Path) -> None:
+        """Give a complete directory its name. One that has the name already (the same step, saved again) goes."""
+        replaced = self._root / f"{REPLACED}{final.name}"
+        if final.exists():
+            final.rename(replaced)
+        try:
+            temporary.rename(final)
+            _fsync(self._root)
+        except OSError:
+            if final.exists():
+                final.rename(temporary)
+            if replaced.exists():
+                replaced.rename(final)
+            raise
+        shutil.rmtree(replaced, ignore_errors=True)
 
     def valid(self, checkpoint: Checkpoint) -> bool:
         """Whether every file still has the checksum of the manifest, and the manifest the digest of its checksums."""
@@ -172,18 +197,49 @@ class CheckpointStore:
                 marked.append(checkpoint)
         return marked
 
+    def best(self) -> Checkpoint | None:
+        """The one with the best held-out score, the later of equals; a bad one is on no lineage and does not count."""
+        scored = [c for c in self.all() if c.score is not None and self.health(c)[0] is not Health.bad]
+        return max(scored, key=lambda c: (c.score, c.branch, c.step), default=None)
+
+    def point_at_best(self) -> None:
+        """Bring `best.json` up to date; it is for people and tools, nothing here reads it."""
+        best, pointer = self.best(), self._root / "best.json"
+        if best is None:
+            pointer.unlink(missing_ok=True)
+            return
+        fields = {"checkpoint": best.path.name, "step": best.step, "branch": best.branch, "pass_ratio": best.score}
+        text = json.dumps(fields) + "\n"
+        if not pointer.exists() or pointer.read_text() != text:
+            write_atomic(pointer, text, durable=True)
+
     def prune(self, keep: int) -> None:
-        """Delete until `keep` are left: bad ones first, then the oldest; never the newest nor the last two good."""
+        """Delete until `keep` are left: bad ones first, then the oldest; never the newest, the best by held-out score,
+        nor the last two good."""
         everything = self.all()
         health = {checkpoint.path: self.health(checkpoint)[0] for checkpoint in everything}
         good = [checkpoint for checkpoint in everything if health[checkpoint.path] is Health.good]
-        safe = {checkpoint.path for checkpoint in (*good[-2:], *everything[-1:])}
+        safe = {checkpoint.path for checkpoint in (*good[-2:], *everything[-1:], self.best()) if checkpoint}
         order = sorted(everything, key=lambda c: (health[c.path] is not Health.bad, c.branch, c.step))
         candidates = [checkpoint for checkpoint in order if checkpoint.path not in safe]
         for checkpoint in candidates[: max(0, len(everything) - keep)]:
             doomed = self._root / f".deleting-{checkpoint.path.name}"
             checkpoint.path.rename(doomed)
             shutil.rmtree(doomed)
+
+
+def _write(directory: Path, content: Content, trial: Trial, manifest: Mapping[str, Any]) -> str:
+    """Write every file of a checkpoint and see that it is on disk; returns the digest."""
+    torch.save(dict(content.tensors), directory / "state.pt")
+    (directory / "state.json").write_text(json.dumps(content.values))
+    sums = {name: _sha256(directory / name) for name in ("state.json", "state.pt")}
+    digest = _digest(sums)
+    write_atomic(directory / "health.json", _health_json(Health.fresh, trial))
+    (directory / "manifest.json").write_text(json.dumps({**manifest, "digest": digest, "files": sums}, indent=1))
+    for file in directory.iterdir():
+        _fsync(file)
+    _fsync(directory)
+    return digest
 
 
 def _health_json(health: Health, trial: Trial | None) -> str:

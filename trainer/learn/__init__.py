@@ -1,4 +1,4 @@
-"""Learning: advantages, loss, FP32 head and the optimizer step. Here: what the step machine needs of a learner."""
+"""Learning: advantages, losses, FP32 head and the optimizer step. Here: what the step machine needs of a learner."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from trainer.types import ScoredGroup
 
 @dataclass(frozen=True)
 class LearnResult:
-    """What one step did. NaN where a skipped step measured nothing."""
+    """What one step did. NaN where a skipped step measured nothing. Ratios of tokens are over those that carry loss."""
 
     skipped: str = ""
     nonfinite: tuple[str, ...] = ()
@@ -19,12 +19,19 @@ class LearnResult:
     grad_norm: float = math.nan
     grad_clipped: bool = False
     entropy: float = math.nan
+    """Mean entropy of the learner's distribution, nats."""
     mismatch_kl: float = math.nan
+    """k3 estimate of KL(generator || learner), nats per token."""
     ratio_mean: float = math.nan
     ratio_max: float = math.nan
     clipped_ratio: float = math.nan
+    """Share of tokens whose gradient the upper bound of the importance ratio changed."""
+    clipped_low_ratio: float = math.nan
+    """The same for the lower bound."""
     effective_sample_ratio: float = math.nan
+    """Effective sample size of the importance ratios over their number."""
     advantage_std: float = math.nan
+    """Standard deviation of the centred rewards over the effective batch, before any normalisation."""
     trained_tokens: int = 0
 
 

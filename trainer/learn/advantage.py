@@ -1,23 +1,45 @@
-"""Advantages: centred per prompt, scaled by the standard deviation over the batch (ScaleRL, section 4)."""
+"""Advantages: rewards centred per prompt, then divided by a standard deviation or by nothing. Pure."""
 
 from collections.abc import Sequence
+from math import fsum, sqrt
+from typing import Literal
 
-import torch
-from torch import Tensor
+EPS = 1e-8
+"""Added to the standard deviation of a prompt; the ScaleRL paper gives no value, GRPO code commonly takes this one."""
 
 
-def batch_normalised(rewards: Sequence[Sequence[float]]) -> tuple[list[Tensor], float]:
-    """Advantages per group, and the standard deviation that they were divided by.
+def advantages(
+    rewards: Sequence[Sequence[float]], normalisation: Literal["batch", "prompt", "none"]
+) -> tuple[list[list[float]], float]:
+    """Advantages per group, and the standard deviation of all centred rewards.
 
-    `rewards` holds the surviving groups only (rewards not all equal), because a group without signal says nothing
-    about the scale. A_i = r_i - mean of its group; A_i / std of all A_i. Since every A_i is centred, the population
-    standard deviation is the root mean square.
+        A_i = r_i - mean of its group       batch: A_i / std of all A_i       prompt: A_i / (std of its group + EPS)
+
+    Standard deviations are those of a population. A group of equal rewards has advantages of exactly zero. Every A_i is
+    centred, so the standard deviation over the batch is the root mean square.
 
     Raises:
-        ValueError: no group, or no group with signal.
+        ValueError: no group, or no group with unequal rewards.
     """
-    centred = [torch.tensor(group, dtype=torch.float64) - sum(group) / len(group) for group in rewards]
-    std = float(torch.cat(centred).square().mean().sqrt()) if centred else 0.0
-    if std == 0.0:
+    centred = [_centred(group) for group in rewards]
+    std = _rms([advantage for group in centred for advantage in group])
+    if not std:  # not finite passes: the learner votes on it
         raise ValueError("advantages need at least one group with unequal rewards")
-    return [(group / std).float() for group in centred], std
+    match normalisation:
+        case "batch":
+            return [[a / std for a in group] for group in centred], std
+        case "prompt":
+            return [[a / (_rms(group) + EPS) for a in group] for group in centred], std
+        case "none":
+            return centred, std
+
+
+def _centred(group: Sequence[float]) -> list[float]:
+    if len(set(group)) == 1:  # rounding of the mean must not make a signal
+        return [0.0] * len(group)
+    mean = fsum(group) / len(group)
+    return [reward - mean for reward in group]
+
+
+def _rms(values: Sequence[float]) -> float:
+    return sqrt(fsum(value * value for value in values) / len(values)) if values else 0.0

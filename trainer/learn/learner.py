@@ -1,11 +1,12 @@
-"""The optimizer step: advantages -> micro-batches -> CISPO -> finite? -> AdamW.
+"""The optimizer step: batch -> micro-batches -> forward -> objective -> finite? -> AdamW.
 
-Only groups with signal are computed. A step with a non-finite quantity changes nothing, and neither does one in which
-no group has signal. The learning rate is `schedule(step) * lr_scale`, written to the optimizer in one place.
+Which loss it is, the learner does not know. A step with a non-finite quantity changes nothing, and neither does one in
+which no group has signal. The learning rate is `schedule(step) * lr_scale`, written to the optimizer in one place.
+Weights and optimizer state are float32 whatever the format of the forward pass.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,29 +14,14 @@ import torch
 from torch import Tensor
 
 from trainer.learn import LearnResult
-from trainer.learn.advantage import batch_normalised
-from trainer.learn.fp32_head import hidden_states, logprobs
-from trainer.learn.loss import LossStats, cispo, prompt_average_weights
+from trainer.learn.batch import Batch, assemble
+from trainer.learn.forward import Forward
+from trainer.learn.fp32_head import forbid_tf32, require_float32
+from trainer.learn.loss import Objective, Tokens, objective
+from trainer.learn.statistics import ratio_stats
 from trainer.model import Model
-from trainer.settings import OptimizerSpec
+from trainer.settings import Loss, OptimizerSpec, Precision
 from trainer.types import ScoredGroup
-
-
-@dataclass(frozen=True)
-class _Sequence:
-    """One completion made ready for the forward pass."""
-
-    prompt: tuple[int, ...]
-    tokens: tuple[int, ...]
-    behaviour: tuple[float, ...]
-    loss_mask: tuple[bool, ...]
-    advantage: float
-    group: int
-    temperature: float
-
-    @property
-    def length(self) -> int:
-        return len(self.prompt) + len(self.tokens)
 
 
 def schedule(base_lr: float, step: int, warmup_steps: int) -> float:
@@ -43,55 +29,99 @@ def schedule(base_lr: float, step: int, warmup_steps: int) -> float:
     return base_lr * min(1.0, step / warmup_steps) if warmup_steps else base_lr
 
 
+def own_vote(nonfinite: bool) -> bool:
+    """The vote of one process: its own. With several ranks, all skip when one must."""
+    return nonfinite
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """What forward and backward over a whole batch leave behind; the gradients are in the parameters. [T] each."""
+
+    loss: Tensor
+    logp: Tensor
+    behaviour: Tensor
+    entropy: Tensor
+    high: Tensor
+    low: Tensor
+
+
 class PlainLearner:
     """Implements `Learner` in one process: model, optimizer and base learning rate."""
 
-    def __init__(self, model: Model, spec: OptimizerSpec) -> None:
-        self.model = model.eval()  # no dropout: sampler and learner must agree
+    def __init__(
+        self,
+        model: Model,
+        spec: OptimizerSpec,
+        loss: Loss | None = None,
+        precision: Precision | None = None,
+        device: torch.device | str | None = None,
+        vote: Callable[[bool], bool] = own_vote,
+    ) -> None:
+        """`device` moves the model; without one it stays where it is. `vote` decides over ranks whether a step is skipped."""
+        precision = precision or Precision()
+        self.model = model.eval().float().to(device)  # eval: no dropout, sampler and learner must agree
         self.base_lr = spec.lr
-        self._spec = spec
+        self._spec, self._loss, self._vote = spec, loss or Loss(), vote
+        self._float32_head = precision.learner_head == "float32"
+        self._forward = Forward(self.model, precision, spec.compile)
+        self._device = next(self.model.parameters()).device
         self._optimizer = torch.optim.AdamW(
-            model.parameters(), lr=0.0, betas=(spec.beta1, spec.beta2), eps=spec.eps, weight_decay=spec.weight_decay
+            self.model.parameters(),
+            lr=0.0,
+            betas=(spec.beta1, spec.beta2),
+            eps=spec.eps,
+            weight_decay=spec.weight_decay,
+            fused=True,
         )
+        if self._float32_head:
+            forbid_tf32()
+            require_float32()
 
     def step(self, step: int, groups: Sequence[ScoredGroup], tunables: Mapping[str, float]) -> LearnResult:
-        """Train step number `step` (1, 2, ...) on a batch; the batch is normalised by its real counts."""
+        """Train step number `step` (1, 2, ...) on a batch; the batch is normalised by its real counts.
+
+        Raises:
+            RuntimeError: reduced-precision products were allowed while the head has to be float32.
+        """
+        if self._float32_head:
+            require_float32()
         lr = self._write_lr(step, tunables["lr_scale"])
-        rewards = [reward for group in groups for reward in group.rewards]
-        if not all(map(math.isfinite, rewards)):
+        if not all(math.isfinite(reward) for group in groups for reward in group.rewards):
             return LearnResult(skipped="nonfinite", nonfinite=("reward",), lr=lr)
-        surviving = [group for group in groups if group.signal == "mixed"]
-        if not surviving:
+        assembled = assemble(groups, self._loss, self._device)
+        if assembled is None:
             return LearnResult(skipped="no_signal", lr=lr)
-        advantages, std = batch_normalised([group.rewards for group in surviving])
-        sequences = _sequences(surviving, advantages)
+        batch, std = assembled
         self._optimizer.zero_grad(set_to_none=True)
-        loss, stats, entropy = self._accumulate(sequences, len(surviving), tunables["ratio_max"])
+        done = self._accumulate(batch, objective(self._loss, tunables))
         norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self._spec.clip_norm))
-        nonfinite = _nonfinite(
-            loss=loss,
-            grad=norm,
-            logprob=stats.ratio + stats.kl + sum(sum(s.behaviour) for s in sequences),
-            advantage=std,
-        )
-        if not nonfinite:
+        return self._apply(done, norm, std, lr)
+
+    def _apply(self, done: _Pass, norm: float, std: float, lr: float) -> LearnResult:
+        """The optimizer step, unless a quantity of this or (by the vote) of another process is not finite."""
+        stats, loss = ratio_stats(done.logp, done.behaviour), float(done.loss)
+        nonfinite = _nonfinite(loss=loss, grad=norm, logprob=stats.mean + stats.kl, advantage=std)
+        skip = self._vote(bool(nonfinite))
+        if not skip:
             self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         return LearnResult(
-            skipped="nonfinite" if nonfinite else "",
-            nonfinite=nonfinite,
+            skipped="nonfinite" if skip else "",
+            nonfinite=nonfinite or (("elsewhere",) if skip else ()),
             lr=lr,
             loss=loss,
             grad_norm=norm,
             grad_clipped=norm > self._spec.clip_norm,
-            entropy=entropy / stats.tokens,
-            mismatch_kl=stats.kl / stats.tokens,
-            ratio_mean=stats.ratio / stats.tokens,
-            ratio_max=stats.ratio_max,
-            clipped_ratio=stats.clipped / stats.tokens,
+            entropy=float(done.entropy.mean()),
+            mismatch_kl=stats.kl,
+            ratio_mean=stats.mean,
+            ratio_max=stats.maximum,
+            clipped_ratio=float(done.high.float().mean()),
+            clipped_low_ratio=float(done.low.float().mean()),
             effective_sample_ratio=stats.effective_sample_ratio,
             advantage_std=std,
-            trained_tokens=0 if nonfinite else stats.tokens,
+            trained_tokens=0 if skip else len(done.logp),
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -111,90 +141,19 @@ class PlainLearner:
             group["lr"] = lr
         return lr
 
-    def _accumulate(
-        self, sequences: Sequence[_Sequence], prompts: int, ratio_max: float
-    ) -> tuple[float, LossStats, float]:
-        """Backward through all micro-batches; returns loss, statistics and summed entropy."""
-        weights = _token_weights(sequences, prompts)
-        loss, entropy, stats = 0.0, 0.0, LossStats(0, 0.0, 0.0, 0.0, 0, 0.0)
-        for chosen in _micro_batches(sequences, self._spec.tokens_per_micro_batch):
-            batch = [sequences[index] for index in chosen]
-            logp, token_entropy = self._forward(batch)
-            width = logp.shape[1]
-            part, part_stats = cispo(
-                logp,
-                _padded([s.behaviour for s in batch], width),
-                torch.tensor([s.advantage for s in batch]),
-                _padded([weights[index] for index in chosen], width),
-                ratio_max,
-            )
-            part.backward()  # type: ignore[no-untyped-call]
-            loss += float(part.detach())
-            stats += part_stats
-            entropy += float((token_entropy * _padded([s.loss_mask for s in batch], width)).sum())
-        return loss, stats, entropy
-
-    def _forward(self, batch: Sequence[_Sequence]) -> tuple[Tensor, Tensor]:
-        """Log-probability and entropy of every completion token, each [sequences, longest completion]."""
-        length = max(s.length for s in batch)
-        width = max(len(s.tokens) for s in batch)
-        tokens = torch.zeros(len(batch), length, dtype=torch.long)
-        at = torch.zeros(len(batch), width, dtype=torch.long)
-        for row, s in enumerate(batch):
-            tokens[row, : s.length] = torch.tensor(s.prompt + s.tokens)
-            at[row] = torch.arange(width) + len(s.prompt) - 1
-        at.clamp_(max=length - 2)
-        hidden = hidden_states(self.model, input_ids=tokens[:, :-1], use_cache=False)
-        chosen = hidden.gather(1, at.unsqueeze(2).expand(-1, -1, hidden.shape[2]))
-        temperature = torch.tensor([s.temperature for s in batch]).view(-1, 1, 1)
-        every = logprobs(self.model, chosen, temperature)
-        logp = every.gather(2, tokens.gather(1, at + 1).unsqueeze(2)).squeeze(2)
-        with torch.no_grad():
-            entropy = -(every.exp() * every).sum(dim=2)
-        return logp, entropy
-
-
-def _sequences(groups: Sequence[ScoredGroup], advantages: Sequence[Tensor]) -> list[_Sequence]:
-    return [
-        _Sequence(
-            prompt=scored.group.request.prompt.tokens,
-            tokens=completion.tokens,
-            behaviour=completion.logprobs,
-            loss_mask=completion.loss_mask,
-            advantage=float(advantage),
-            group=index,
-            temperature=scored.group.request.sampling.temperature,
-        )
-        for index, (scored, of_group) in enumerate(zip(groups, advantages, strict=True))
-        for completion, advantage in zip(scored.group.completions, of_group, strict=True)
-    ]
-
-
-def _token_weights(sequences: Sequence[_Sequence], prompts: int) -> list[tuple[float, ...]]:
-    """Prompt-average weight of every token of every sequence."""
-    width = max(len(s.tokens) for s in sequences)
-    mask = _padded([s.loss_mask for s in sequences], width) > 0
-    weights = prompt_average_weights(mask, torch.tensor([s.group for s in sequences]), prompts)
-    return [tuple(row[: len(s.tokens)].tolist()) for row, s in zip(weights, sequences, strict=True)]
-
-
-def _micro_batches(sequences: Sequence[_Sequence], budget: int) -> Iterator[list[int]]:
-    """Indices, similar lengths together, at most `budget` padded tokens each (one sequence at least)."""
-    chosen: list[int] = []
-    for index in sorted(range(len(sequences)), key=lambda i: -sequences[i].length):
-        if chosen and (len(chosen) + 1) * sequences[chosen[0]].length > budget:
-            yield chosen
-            chosen = []
-        chosen.append(index)
-    if chosen:
-        yield chosen
-
-
-def _padded(rows: Sequence[Sequence[float]], width: int) -> Tensor:
-    out = torch.zeros(len(rows), width)
-    for index, row in enumerate(rows):
-        out[index, : len(row)] = torch.tensor(row)
-    return out
+    def _accumulate(self, batch: Batch, term_of: Objective) -> _Pass:
+        """Forward and backward through all micro-batches."""
+        parts = []
+        for micro in batch.micro_batches(self._spec.tokens_per_micro_batch):
+            logp, entropy = self._forward(micro)
+            sequence = micro.carries.nonzero()[:, 0]
+            behaviour = micro.behaviour[micro.carries]
+            terms = term_of(Tokens(logp, behaviour, micro.advantage[sequence], sequence, len(micro.length)))
+            loss = -(micro.weight[sequence] * terms.value).sum()
+            loss.backward()  # type: ignore[no-untyped-call]
+            parts.append((loss.detach().view(1), logp.detach(), behaviour, entropy, terms.high, terms.low))
+        loss, *columns = (torch.cat(column) for column in zip(*parts, strict=True))
+        return _Pass(loss.sum(), *columns)
 
 
 def _nonfinite(**quantities: float) -> tuple[str, ...]:

@@ -1,9 +1,17 @@
 """Order of prompts: each is trained exactly once per epoch, whatever crashes, resumes or is dropped.
 
-An epoch is a permutation of the prompts, decided by (seed, epoch) alone. A prompt is *issued* when a group is requested
-and *done* when the learner has used it (a group without signal counts: it was looked at and filtered). What was issued
-and not done is in nobody's state: a restart issues it again. Generation runs ahead, so the next epoch may open before
-the last prompts of this one are done.
+An epoch is a permutation of the prompts, decided by seed and epoch (and by the branch that shuffled it again). A prompt
+is *issued* when a group is requested and *done* when the learner has used it (a group without signal counts: it was
+looked at and filtered). What was issued and not done is in nobody's state: a restart issues it again. Generation runs
+ahead, so the next epoch may open before the last prompts of this one are done.
+
+A rollback makes a new state from that of its target:
+
+    replay      data position        order            seeds of what is issued from now on
+    skip        stays (exactly once  as it was        new (salt = the branch)
+                over all branches)
+    same        that of the target   as it was        those of the target
+    reshuffle   that of the target   new              new
 
 No-positive resampling (ScaleRL, section 3): when an epoch opens, prompts whose pass rate over all their completions
 reached the threshold are left out of it, and of all later ones.
@@ -12,9 +20,11 @@ reached the threshold are left out of it, and of all later ones.
 import random
 from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from trainer.types import Item
+
+Replay = Literal["skip", "same", "reshuffle"]
 
 
 class Curriculum:
@@ -25,6 +35,9 @@ class Curriculum:
         self._seed = seed
         self._threshold = threshold
         self._min_samples = min_samples
+        self._shuffled = 0
+        self.salt = 0
+        """Goes into the seed of every request; changes with a rollback that is not to sample as before."""
         self._passed = [0] * prompts
         self._seen = [0] * prompts
         self._done: dict[int, set[int]] = {}
@@ -70,10 +83,13 @@ class Curriculum:
             ],
             "passed": list(self._passed),
             "seen": list(self._seen),
+            "salt": self.salt,
+            "shuffled": self._shuffled,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a saved state: what was issued and not done then is issued again."""
+        self.salt, self._shuffled = state["salt"], state["shuffled"]
         self._passed, self._seen = list(state["passed"]), list(state["seen"])
         self._done = {entry["epoch"]: set(entry["done"]) for entry in state["epochs"]}
         self._left_out = {entry["epoch"]: frozenset(entry["left_out"]) for entry in state["epochs"]}
@@ -84,23 +100,35 @@ class Curriculum:
             if ordinal not in self._done[epoch]
         )
 
-    def rewind(self, state: dict[str, Any]) -> Sequence[Item]:
-        """Rollback to a checkpoint with this state: pass rates go back, the data position does not.
+    @property
+    def pending(self) -> tuple[Item, ...]:
+        """What will be issued next, in order, as far as epochs are open. Set it where what is in flight is known too."""
+        return tuple(self._pending)
 
-        Returns the prompts trained since then; they stay consumed (skipped on purpose in this epoch), because the
-        same data in the same order is what went wrong.
-        """
+    @pending.setter
+    def pending(self, items: tuple[Item, ...]) -> None:
+        self._pending = deque(items)
+
+    def rewound(self, state: dict[str, Any], replay: Replay, branch: int) -> tuple[dict[str, Any], Sequence[Item]]:
+        """The state in which a rollback to `state` goes on as `branch`, and the prompts trained since then that it
+        leaves out: all of them with `skip` (the same data in the same order is what went wrong), else none."""
+        if replay == "same":
+            return state, ()
+        if replay == "reshuffle":
+            return {**state, "salt": branch, "shuffled": branch}, ()
+        rates = {"passed": state["passed"], "seen": state["seen"]}
+        return {**self.state_dict(), **rates, "salt": branch}, self._since(state)
+
+    def _since(self, state: dict[str, Any]) -> list[Item]:
+        """Prompts trained since a saved state."""
         before = {entry["epoch"]: set(entry["done"]) for entry in state["epochs"]}
         saved = {entry["epoch"]: frozenset(entry["left_out"]) for entry in state["epochs"]}
         self._left_out = {**saved, **self._left_out}  # a restart forgets those of epochs closed since then
-        first = min(before)
-        skipped = [
+        return [
             Item(epoch, ordinal)
-            for epoch in range(first, max(self._done) + 1)
+            for epoch in range(min(before), max(self._done) + 1)
             for ordinal in sorted(self._consumed(epoch) - before.get(epoch, set()))
         ]
-        self._passed, self._seen = list(state["passed"]), list(state["seen"])
-        return skipped
 
     def _consumed(self, epoch: int) -> set[int]:
         """Prompts done in an epoch; a closed one is complete."""
@@ -120,7 +148,8 @@ class Curriculum:
 
     def _order(self, epoch: int) -> list[int]:
         order = list(range(self._prompts))
-        random.Random(f"{self._seed}-{epoch}").shuffle(order)
+        key = f"{self._seed}-{epoch}" + (f"-{self._shuffled}" if self._shuffled else "")
+        random.Random(key).shuffle(order)
         left_out = self._left_out.get(epoch, frozenset())
         return [ordinal for ordinal in order if ordinal not in left_out]
 

@@ -4,15 +4,20 @@ At a random position in the window (a proportion of the thinking budget) the clo
 and the model must answer with what is left of `max_new_tokens`. Forced tokens were not sampled, so they carry no loss.
 
     thinking ......|phrase|answer <eos>
-                   ^ uniform in [low * budget, high * budget]
+                   ^ uniform in [low * budget, high * budget], decided by the request's seed and the completion
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.rollout.seeds import stream, uniforms
 
 NEVER = 2**31 - 1
+_CUT = 1
+"""Sets the stream of the cut apart from that of the tokens."""
 
 
 @dataclass(frozen=True)
@@ -23,49 +28,59 @@ class Interruption:
     closing: int
     window: tuple[float, float]
 
-    def draw(self, budget: int, n: int, rng: torch.Generator) -> Tensor:
-        """Positions [n] (generated tokens before the phrase) at which thinking is cut; NEVER where budget is 0."""
+    def draw(self, budget: int, seed: int, n: int) -> list[int]:
+        """For each of `n` completions, the tokens generated before thinking is cut; NEVER where budget is 0."""
         if budget == 0:
-            return torch.full((n,), NEVER)
+            return [NEVER] * n
         low, high = (round(share * budget) for share in self.window)
-        return torch.randint(low, high + 1, (n,), generator=rng)
+        streams = np.array([stream(seed, completion, _CUT) for completion in range(n)], dtype=np.uint64)
+        share = uniforms(streams, np.zeros(n, dtype=np.int64))
+        return [low + int(each * (high + 1 - low)) for each in share]
 
 
 class Forcer:
-    """State of the interruption for every slot; all tensors are [slots], rows in use are the first ones."""
+    """State of the interruption for every slot; all arrays are [slots], rows in use are the first ones."""
 
     def __init__(self, slots: int, rule: Interruption) -> None:
         self._rule = rule
-        self._phrase = torch.tensor(rule.phrase)
-        self.cut = torch.full((slots,), NEVER)
-        self.progress = torch.full((slots,), -1)
-        self.closed = torch.zeros(slots, dtype=torch.bool)
-        self.interrupted = torch.zeros(slots, dtype=torch.bool)
+        self._phrase = np.array(rule.phrase, dtype=np.int64)
+        self.cut = np.full(slots, NEVER, dtype=np.int64)
+        self.progress = np.full(slots, -1, dtype=np.int64)
+        self.closed = np.zeros(slots, dtype=np.bool_)
+        self.interrupted = np.zeros(slots, dtype=np.bool_)
 
-    def admit(self, rows: slice, cuts: Tensor) -> None:
+    @property
+    def state(self) -> Mapping[str, NDArray[np.generic]]:
+        """The arrays, to be moved and kept with the other things that a row has."""
+        return {"cut": self.cut, "progress": self.progress, "closed": self.closed, "interrupted": self.interrupted}
+
+    def admit(self, rows: slice, cuts: list[int]) -> None:
         """Start fresh in `rows` with their cut positions."""
         self.cut[rows] = cuts
         self.progress[rows] = -1
         self.closed[rows] = False
         self.interrupted[rows] = False
 
-    def move(self, source: Tensor, target: Tensor) -> None:
-        """Copy rows when the generator compacts its slots."""
-        for state in (self.cut, self.progress, self.closed, self.interrupted):
-            state[target] = state[source]
+    def due(self, position: NDArray[np.int64]) -> NDArray[np.int64] | None:
+        """Tokens to force in rows 0..n-1 now, -1 where the model chooses; None when it chooses everywhere.
 
-    def apply(self, rows: slice, sampled: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
-        """Replace sampled tokens [n] by the phrase where it is due; `position` counts tokens generated before.
-
-        Returns:
-            tokens [n] and forced [n], true where the token was not the model's own.
+        Args:
+            position: [n], tokens generated before this one.
         """
-        start = (position >= self.cut[rows]) & ~self.closed[rows] & (self.progress[rows] < 0)
-        progress = torch.where(start, 0, self.progress[rows])
+        n = len(position)
+        progress, closed = self.progress[:n], self.closed[:n]
+        start = (position >= self.cut[:n]) & ~closed & (progress < 0)
+        progress[start] = 0
+        closed |= start
+        self.interrupted[:n] |= start
         forced = progress >= 0
-        tokens = torch.where(forced, self._phrase[progress.clamp(min=0)], sampled)
-        self.interrupted[rows] |= start
-        self.closed[rows] |= start | (tokens == self._rule.closing)
-        progress = torch.where(forced, progress + 1, progress)
-        self.progress[rows] = torch.where(progress == len(self._phrase), -1, progress)
-        return tokens, forced
+        if not forced.any():
+            return None
+        tokens = np.where(forced, self._phrase[progress], -1)
+        progress[forced] += 1
+        progress[progress == len(self._phrase)] = -1
+        return tokens
+
+    def saw(self, tokens: NDArray[np.int64]) -> None:
+        """Rows 0..n-1 went on with these tokens; one that closed its thinking by itself is not cut later."""
+        self.closed[: len(tokens)] |= tokens == self._rule.closing

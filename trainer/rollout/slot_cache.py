@@ -7,6 +7,7 @@
 Stale entries beyond a row's position are never read: the mask hides them until they are overwritten.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -18,11 +19,11 @@ from transformers.cache_utils import CacheLayerMixin
 class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
     """Keys and values of one layer. What `update` does is set by its cache before each forward pass."""
 
-    def __init__(self, slots: int, length: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> None:
+    def __init__(self, slots: int, length: int, kv_heads: int, head_dim: int, like: Tensor) -> None:
         super().__init__()
-        self.keys = torch.zeros(slots, kv_heads, length, head_dim, dtype=dtype)
+        self.keys = torch.zeros(slots, kv_heads, length, head_dim, dtype=like.dtype, device=like.device)
         self.values = torch.zeros_like(self.keys)
-        self.rows: Tensor | None = None
+        self.first = 0
         self.repeats: Tensor | None = None
         self.positions: Tensor | None = None
         self.active = 0
@@ -32,28 +33,25 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Store new keys and values [rows, kv_heads, tokens, head_dim]; return what to attend over."""
+        n, _, tokens, _ = key_states.shape
         if self.repeats is not None:
-            tokens = key_states.shape[2]
-            self.keys[self.rows, :, :tokens] = key_states.repeat_interleave(self.repeats, dim=0)
-            self.values[self.rows, :, :tokens] = value_states.repeat_interleave(self.repeats, dim=0)
+            shared = key_states.repeat_interleave(self.repeats, dim=0)
+            rows = slice(self.first, self.first + len(shared))
+            self.keys[rows, :, :tokens] = shared
+            self.values[rows, :, :tokens] = value_states.repeat_interleave(self.repeats, dim=0)
             return key_states, value_states
-        n = key_states.shape[0]
-        self.keys[self.rows, :, self.positions] = key_states[:, :, 0]
-        self.values[self.rows, :, self.positions] = value_states[:, :, 0]
+        every = torch.arange(n, device=key_states.device)
+        self.keys[every, :, self.positions] = key_states[:, :, 0]
+        self.values[every, :, self.positions] = value_states[:, :, 0]
         return self.keys[:n, :, : self.active], self.values[:n, :, : self.active]
 
     def grow(self, length: int) -> None:
         """Make room for longer rows; what is stored stays."""
         for name in ("keys", "values"):
             old = getattr(self, name)
-            new = torch.zeros(*old.shape[:2], length, old.shape[3], dtype=old.dtype)
+            new = old.new_zeros(*old.shape[:2], length, old.shape[3])
             new[:, :, : old.shape[2]] = old
             setattr(self, name, new)
-
-    def move(self, source: Tensor, target: Tensor) -> None:
-        """Copy rows when the generator compacts its slots."""
-        self.keys[target] = self.keys[source]
-        self.values[target] = self.values[source]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.active, 0
@@ -68,25 +66,30 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
 class SlotCache(Cache):  # type: ignore[misc]
     """All layers of one model. Callers pass explicit position ids and a 4-D mask with every forward pass."""
 
-    def __init__(self, config: Any, slots: int, length: int, dtype: torch.dtype) -> None:
-        kv_heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
+    def __init__(self, config: Any, slots: int, length: int, like: Tensor) -> None:
+        """`like` has the dtype and the device of the model."""
+        kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        self.slot_layers = [
-            SlotLayer(slots, length, kv_heads, head_dim, dtype) for _ in range(config.num_hidden_layers)
-        ]
+        self.slot_layers = [SlotLayer(slots, length, kv_heads, head_dim, like) for _ in range(config.num_hidden_layers)]
         super().__init__(layers=list(self.slot_layers))
         self.length = length
 
-    def prefill(self, rows: Tensor, repeats: Tensor, tokens: int) -> None:
-        """The next forward pass stores prompts: prompt i goes into the next `repeats[i]` of `rows`."""
+    @property
+    def stored(self) -> Iterator[Tensor]:
+        """Keys and values of every layer, [slots, kv_heads, length, head_dim]."""
         for layer in self.slot_layers:
-            layer.rows, layer.repeats, layer.positions, layer.active = rows, repeats, None, tokens
+            yield layer.keys
+            yield layer.values
+
+    def prefill(self, first: int, repeats: Tensor, tokens: int) -> None:
+        """The next forward pass stores prompts: prompt i goes into the next `repeats[i]` rows, from row `first` on."""
+        for layer in self.slot_layers:
+            layer.first, layer.repeats, layer.positions, layer.active = first, repeats, None, tokens
 
     def decode(self, positions: Tensor, active: int) -> None:
         """The next forward pass stores one token per row at `positions`; attention sees `active` entries."""
-        rows = torch.arange(len(positions))
         for layer in self.slot_layers:
-            layer.rows, layer.repeats, layer.positions, layer.active = rows, None, positions, active
+            layer.repeats, layer.positions, layer.active = None, positions, active
 
     def ensure(self, length: int) -> None:
         """Rows of up to `length` tokens fit afterwards."""
@@ -94,8 +97,3 @@ class SlotCache(Cache):  # type: ignore[misc]
             self.length = length
             for layer in self.slot_layers:
                 layer.grow(length)
-
-    def move(self, source: Tensor, target: Tensor) -> None:
-        """Copy rows `source` onto `target` in every layer."""
-        for layer in self.slot_layers:
-            layer.move(source, target)

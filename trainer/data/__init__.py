@@ -1,0 +1,1 @@
+"""Data files: reading, writing, and preparing prompts for a run."""

@@ -165,5 +165,6 @@ def assemble(
         control=control,
         tunables=tunables,
         watch=watch,
+        devices=recipe.threads if device(recipe).type == "cpu" else 1,
         say=say,
     )

@@ -59,8 +59,10 @@ class Loop:
         control: Control,
         tunables: dict[str, float],
         watch: Stopwatch,
+        devices: int = 1,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
+        """`devices` are held while the run goes on: GPUs, or CPU cores where there is none."""
         self.session = Session(learner, curriculum, collector, tunables)
         ring = SnapshotRing(recipe.checkpoint.snapshots)
         self.savepoints = Savepoints(self.session, keeper, ring, recipe.checkpoint.replay)
@@ -79,7 +81,7 @@ class Loop:
             self._diary,
             watch,
         )
-        self._devices = recipe.threads
+        self._devices = devices
         self._cpu = time.process_time()
 
     @property

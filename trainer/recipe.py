@@ -49,7 +49,7 @@ class Recipe(Part):
     steps: int = Field(ge=1)
     """Optimizer steps; the run ends there."""
     threads: int = Field(default=2, ge=1)
-    """CPU threads; also the devices held, for the compute account."""
+    """CPU threads; without a GPU also the devices held, for the compute account."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where learner and generator run; auto takes a GPU where there is one."""
     task: TaskSpec = ArithmeticSpec()

@@ -168,7 +168,7 @@ class OptimizerSpec(Part):
 
 
 class Staleness(Part):
-    """How far generators may run ahead of the learner (ScaleRL, section 3.1)."""
+    """How far generators may run ahead of the learner (ScaleRL, section 3)."""
 
     mode: Literal["pipeline", "ppo_off_policy"] = "pipeline"
     """pipeline: generation never stops, weights change in flight (PipelineRL-k). ppo_off_policy: k batches under one
@@ -190,7 +190,7 @@ class LengthPenalty(Part):
 
 
 class Length(Part):
-    """Length limits, and what keeps completions inside them (ScaleRL, section 6)."""
+    """Length limits, and what keeps completions inside them (ScaleRL, section 2 and appendix A.10)."""
 
     max_new_tokens: int = Field(default=14_336, ge=1)
     """Longest completion, tokens, answer included; a tunable."""

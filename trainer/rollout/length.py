@@ -1,4 +1,4 @@
-"""Length control by forced interruption (ScaleRL, section 6).
+"""Length control by forced interruption (ScaleRL, section 2 and appendix A.10).
 
 At a random position in the window (a proportion of the thinking budget) the closing phrase is forced token by token,
 and the model must answer with what is left of `max_new_tokens`. Forced tokens were not sampled, so they carry no loss.

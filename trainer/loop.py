@@ -9,15 +9,16 @@
     generator          free slots, staleness capacity                   slots are released after each publication
     control point      nothing; while paused, a directive               resume, stop, or a signal
 
-One process and one thread: while no batch is ready, one token step is decoded; when one is ready, it is trained. The
-order of everything is decided by recipe and seed, unless a slow verifier works in threads. Nothing changes between two
-control points but what this file does.
+One process: while no batch is ready, one token step is decoded; when one is ready, it is trained - in the same thread, or
+with `rollout.overlap` in one of its own while the next batch is generated. The order of everything is decided by recipe
+and seed, unless a slow verifier works in threads. Nothing changes between two control points but what this file does.
 A step that was skipped (non-finite, no signal) counts as a step, changes no weights and publishes nothing; a non-finite
 one is not checkpointed either.
 """
 
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 
 from controlplane.contract.documents import Phase
@@ -82,6 +83,7 @@ class Loop:
             watch,
         )
         self._devices = devices
+        self._worker = ThreadPoolExecutor(1, "learner") if recipe.rollout.overlap else None
         self._cpu = time.process_time()
 
     @property
@@ -110,6 +112,8 @@ class Loop:
                 self._checkpoint()
         finally:
             self._collector.close()
+            if self._worker is not None:
+                self._worker.shutdown()
         if self._finished and not self.session.stopping:
             self._event("end")
             return "end"
@@ -148,8 +152,7 @@ class Loop:
         batch = self._collect(used)
         if not batch:
             return
-        self._watch.switch(Phase.training)
-        result = self._learner.step(step, batch, used)
+        result = self._train(step, batch, used)
         now = self.state.version
         self.state.step = step
         sync_seconds = float("nan")
@@ -171,6 +174,19 @@ class Loop:
                 return batch
         return ()
 
+    def _train(self, step: int, batch: Sequence[ScoredGroup], used: dict[str, float]) -> LearnResult:
+        """The optimizer step; with overlap the next batch is generated meanwhile. Both have ended when it returns."""
+        if self._worker is None:
+            self._watch.switch(Phase.training)
+            return self._learner.step(step, batch, used)
+        training = self._worker.submit(self._learner.step, step, batch, used)
+        try:
+            self._collector.ahead(self.state.version, used)
+            self._watch.switch(Phase.training)
+        finally:
+            wait([training])
+        return training.result()
+
     def _publish(self) -> float:
         """Give the learner's weights to the generator under the version of the state; seconds it took."""
         self._watch.switch(Phase.syncing_weights)
@@ -183,9 +199,11 @@ class Loop:
     ) -> None:
         lap = self._watch.lap()
         wall, cpu = sum(lap.values()), time.process_time()
-        process = min(1.0, (cpu - self._cpu) / (wall * self._devices))
+        overlap = self._worker is not None
+        held = self._devices * (2 if overlap else 1)
+        process = min(1.0, (cpu - self._cpu) / (wall * held))
         self._cpu = cpu
-        devices = device_seconds(lap, self._devices)
+        devices = device_seconds(lap, self._devices, overlap)
         stats, buffer = self._collector, self._collector.buffer
         rollouts = rollout_stats(batch, now, stats.dropped, stats.discarded_tokens)
         rollouts = replace(rollouts, errored=stats.errored)
@@ -199,7 +217,7 @@ class Loop:
         report = StepReport(
             step=self.state.step,
             branch=self.state.branch,
-            seconds=(devices["generator"] + devices["learner"]) / self._devices,
+            seconds=(devices["generator"] + devices["learner"]) / held,
             phase_seconds={phase.value: seconds for phase, seconds in lap.items()},
             compute=self.state.compute,
             device_seconds=devices,

@@ -143,6 +143,9 @@ class Rollout(Part):
     """torch: the batched sampler of this project. vllm: vLLM's engine in the same process."""
     temperature: float = Field(default=1.0, gt=0)
     """Softmax temperature of sampler and learner; a tunable."""
+    overlap: bool = False
+    """Generate the next batch while the learner trains, in a thread of its own with as many cores: on CPUs, two
+    devices for each of `threads`. Useless with vLLM on one GPU and with a synchronous mode."""
     slots: int = Field(default=128, ge=1)
     """Completions decoded at once. More slots than a batch needs make training more off-policy."""
 

@@ -42,7 +42,15 @@ class Stopwatch:
         self._since = now
 
 
-def device_seconds(lap: Mapping[Phase, float], devices: int) -> dict[str, float]:
-    """Devices held x wall time, by pool; a phase outside the three pools holds devices for nobody's account."""
-    pools = {"generator": GENERATOR, "learner": LEARNER, "evaluator": EVALUATOR}
-    return {pool: devices * sum(lap.get(phase, 0.0) for phase in phases) for pool, phases in pools.items()}
+def device_seconds(lap: Mapping[Phase, float], devices: int, overlap: bool = False) -> dict[str, float]:
+    """Devices held x wall time, by pool; a phase outside the three pools holds devices for nobody's account.
+
+    `overlap`: generator and learner have `devices` each and work at the same time, so both pools hold theirs throughout.
+    """
+    generator, learner, evaluator = (
+        devices * sum(lap.get(phase, 0.0) for phase in phases) for phases in (GENERATOR, LEARNER, EVALUATOR)
+    )
+    if overlap:
+        generator = learner = generator + learner
+        evaluator *= 2
+    return {"generator": generator, "learner": learner, "evaluator": evaluator}

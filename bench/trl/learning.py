@@ -15,7 +15,7 @@ from typing import Any
 import shared
 
 ARMS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "ours": ("ours", ()),
+    "ours": ("ours", ("--set", "rollout.overlap=true")),
     "TRL, defaults": ("trl", ("--config", "default")),
     "TRL, nearest to ScaleRL": ("trl", ("--config", "scalerl")),
 }
@@ -27,7 +27,8 @@ def run(name: str, out: Path, start: Path, options: argparse.Namespace, seed: in
     if not (out / "result.json").exists():
         command = [*shared.command(side, start), "--out", str(out), "--seed", str(seed), *extra]
         command += ["--steps", str(options.steps), "--every", str(options.every), "--until", str(options.until)]
-        command += ["--threads", str(options.threads)]
+        # Ours has a core for the generator and one for the learner; TRL's phases take turns on both.
+        command += ["--threads", str(options.threads if side == "trl" else max(1, options.threads // 2))]
         command += ["--micro-batch", str(options.micro_batch)] if side == "trl" else []
         out.mkdir(parents=True, exist_ok=True)
         with open(out / "terminal.log", "wb") as log:

@@ -26,14 +26,14 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
 
-def step_of(line: dict[str, Any], threads: int) -> dict[str, float]:
+def step_of(line: dict[str, Any], cores: int) -> dict[str, float]:
     """A line of steps.jsonl in the words of `result.json`."""
     phases = line["phase_seconds"]
     wall = sum(phases.values())
     skip = sum(phases.get(name, 0.0) for name in NOT_TRAINING)
     return {
         "seconds": wall - skip,
-        "cpu": line["utilization"] * wall * threads,  # exact in a step without evaluation
+        "cpu": line["utilization"] * wall * cores,  # exact in a step without evaluation
         "completions": line["n"],
         "generate": phases.get("generating", 0.0),
         "learn": phases.get("training", 0.0),
@@ -87,7 +87,8 @@ def main() -> None:
         time.sleep(0.5)
     if process.returncode:
         sys.exit(process.returncode)
-    steps = [step_of(line, options.threads) for line in lines(run / "steps.jsonl")]
+    cores = options.threads * (2 if "rollout.overlap=true" in options.set else 1)
+    steps = [step_of(line, cores) for line in lines(run / "steps.jsonl")]
     evaluations = []
     for line in lines(run / "evals.jsonl") if options.every < shared.NEVER else []:
         before = steps[: line["step"]]

@@ -19,10 +19,11 @@ Arm = tuple[str, tuple[str, ...]]
 ARMS: dict[str, Arm] = {
     "ours, 1 thread": ("ours", ("--threads", "1")),
     "TRL, 1 thread, 128 rows": ("trl", ("--threads", "1", "--micro-batch", "128")),
-    "ours, 2 threads": ("ours", ("--threads", "2")),
+    "ours, 2 cores": ("ours", ("--threads", "1", "--set", "rollout.overlap=true")),
     "TRL, 2 threads, 128 rows": ("trl", ("--threads", "2", "--micro-batch", "128")),
     "TRL, 1 thread, 16 rows": ("trl", ("--threads", "1", "--micro-batch", "16")),
     "TRL, 2 threads, 16 rows": ("trl", ("--threads", "2", "--micro-batch", "16")),
+    "ours, 2 threads": ("ours", ("--threads", "2")),
 }
 
 

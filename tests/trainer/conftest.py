@@ -112,8 +112,8 @@ def start(tmp_path: Path, script: Script, monkeypatch: pytest.MonkeyPatch) -> Ca
     """Assemble a loop in `tmp_path`; call again to resume as a new process would."""
     monkeypatch.setattr(Arithmetic, "verify", even_sum_passes)
 
-    def go(recipe: Recipe, control: Script = script) -> Loop:
-        rundir = RunDir(tmp_path / "run")
+    def go(recipe: Recipe, control: Script = script, name: str = "run") -> Loop:
+        rundir = RunDir(tmp_path / name)
         identify(recipe, rundir)
         directory = warm_started(recipe.model, recipe.task, recipe.warm_start)
         return assemble(recipe, rundir, directory, control, recipe.tunables(), Stopwatch())

@@ -88,6 +88,12 @@ class RolloutBuffer:
         """A group came back without verdicts: its slot is free and its prompt is to be requeued."""
         return self._running.pop(request_id).item
 
+    def serves(self, now: Version, max_staleness: int, prompts_per_step: int) -> bool:
+        """Whether `take` at version `now` would hand over a batch."""
+        fresh, _ = self._sift(now, self._admission.bound(max_staleness))
+        fresh.sort(key=lambda entry: entry.since)
+        return self._admission.serves(self._load(fresh, now, max_staleness, prompts_per_step))
+
     def take(self, now: Version, max_staleness: int, prompts_per_step: int) -> Taken | None:
         """The next batch of `prompts_per_step` groups, oldest first, or None: too few are ready, or it pays to wait.
 

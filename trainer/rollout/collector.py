@@ -115,6 +115,24 @@ class Collector:
             self._give_back("stale", [scored.item for scored in taken.stale], taken.stale)
             if taken.batch:
                 return taken.batch
+        self._generate(now, tunables, k, size)
+        return ()
+
+    def ahead(self, now: Version, tunables: Mapping[str, float]) -> None:
+        """Generate until the learner, one version on, finds its next batch ready, or nothing more may be admitted.
+
+        For the time in which the learner works on another core. Where it ends depends on no clock, so a run with it is as
+        repeatable as one without.
+        """
+        k, size = int(tunables["max_staleness"]), int(tunables["prompts_per_step"])
+        following = Version(now.branch, now.n + 1)
+        while not self.buffer.serves(following, k, size):
+            self._generate(now, tunables, k, size)
+            if not self._generator.inflight and not self._verification.groups and not self.buffer.free(now, k, size):
+                return
+
+    def _generate(self, now: Version, tunables: Mapping[str, float], k: int, size: int) -> None:
+        """Admit what fits, one token step, and verdicts."""
         self._watch.switch(Phase.generating)
         self._admit(now, tunables, self.buffer.free(now, k, size))
         groups = self._generator.poll()
@@ -127,7 +145,6 @@ class Collector:
             self._verification.submit(group)
         for verified in self._verification.finished(PATIENCE if idle else 0.0):
             self._finish(verified)
-        return ()
 
     def flush(self) -> int:
         """Throw away everything between curriculum and learner; the prompts are issued again. Returns the groups lost."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from pydantic import BaseModel, ConfigDict
 
+from controlplane.contract.approvals import Approval
 from controlplane.contract.documents import Observed
 
 
@@ -23,6 +24,10 @@ class Snapshot(BaseModel):
     metrics: dict[str, float] = {}
     """Series id (see `series_id`) -> value."""
     observed: Observed | None = None
+    signals: dict[str, float] = {}
+    """Signal of the policy that has a query of its own -> its newest value; one without data is missing."""
+    approvals: tuple[Approval, ...] = ()
+    """Answers of people that are known in this look. They may stay in later looks: an answer counts once."""
     errors: tuple[str, ...] = ()
     """One sentence for each thing that could not be read."""
 

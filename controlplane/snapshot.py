@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from pydantic import BaseModel, ConfigDict
 
-from controlplane.contract.approvals import Approval
+from controlplane.contract.approvals import Approval, Order
 from controlplane.contract.documents import Observed
 
 
@@ -30,6 +30,8 @@ class Snapshot(BaseModel):
     """Answers of people that are known in this look. They may stay in later looks: an answer counts once."""
     errors: tuple[str, ...] = ()
     """One sentence for each thing that could not be read."""
+    orders: tuple[Order, ...] = ()
+    """What people ask for, oldest first, and no decision has carried out or refused yet."""
 
 
 def series_id(name: str, labels: Mapping[str, str]) -> str:

@@ -1,4 +1,4 @@
-"""Desired and observed documents: the only way in which a controller and a trainer talk.
+"""Desired and observed documents: the only way in which a controller and a trainer talk, and what people say to both.
 
     controller --desired.json--> agent --applies at a step boundary--> observed.json --> controller
 
@@ -6,21 +6,43 @@ The controller writes what it wants; the agent pulls it, applies it at a step bo
 controller is gone, nothing changes. A document is safe to read twice, late or out of order: `decision_id` makes it
 idempotent, `generation` grows, `epoch` fences an old controller, `base_generation` is a compare-and-set, and past
 `expires_at_step` it is refused. Same schema over every transport. See docs/contract.md.
+
+People speak in a third one: `Said` carries an answer to a decision that waits for one, or an order to save, pause, go on or stop.
 """
 
 import hashlib
 import hmac
 import json
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from controlplane.contract.approvals import Approval, Order
 from controlplane.contract.tunables import TUNABLES
 
 
 class _Document(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _Signed(_Document):
+    """A document that is believed only with a signature: HMAC-SHA256 in hex over everything but the signature."""
+
+    signature: str = Field(default="", max_length=200)
+
+    def _payload(self) -> bytes:
+        body = self.model_dump(mode="json", exclude={"signature"})
+        return json.dumps(body, sort_keys=True, separators=(",", ":")).encode()
+
+    def signed(self, key: bytes) -> Self:
+        """The same document with its signature."""
+        return self.model_copy(update={"signature": hmac.new(key, self._payload(), hashlib.sha256).hexdigest()})
+
+    def verified(self, key: bytes) -> bool:
+        """Whether the signature was made with `key`; compares in constant time."""
+        expected = hmac.new(key, self._payload(), hashlib.sha256).hexdigest()
+        return hmac.compare_digest(expected.encode(), self.signature.encode(errors="replace"))
 
 
 class Action(StrEnum):
@@ -101,7 +123,7 @@ class Target(_Document):
     digest: str
 
 
-class Desired(_Document):
+class Desired(_Signed):
     """What the controller wants, in full. Written whole each time; `generation` tells old from new."""
 
     schema_version: Literal[1] = 1
@@ -125,7 +147,6 @@ class Desired(_Document):
     target: Target | None = None
     reason: str
     evidence: dict[str, float] = {}
-    signature: str = ""
 
     @model_validator(mode="after")
     def _coherent(self) -> "Desired":
@@ -137,19 +158,6 @@ class Desired(_Document):
         if self.base_generation >= self.generation:
             raise ValueError("generation must be larger than base_generation")
         return self
-
-    def _payload(self) -> bytes:
-        body = self.model_dump(mode="json", exclude={"signature"})
-        return json.dumps(body, sort_keys=True, separators=(",", ":")).encode()
-
-    def signed(self, key: bytes) -> "Desired":
-        """The same document with an HMAC-SHA256 over everything but the signature."""
-        return self.model_copy(update={"signature": hmac.new(key, self._payload(), hashlib.sha256).hexdigest()})
-
-    def verified(self, key: bytes) -> bool:
-        """Whether the signature was made with `key`; compares in constant time."""
-        expected = hmac.new(key, self._payload(), hashlib.sha256).hexdigest()
-        return hmac.compare_digest(expected.encode(), self.signature.encode(errors="replace"))
 
 
 class Ack(_Document):
@@ -212,3 +220,11 @@ class Observed(_Document):
     def finished(self) -> bool:
         """The trainer has stopped at its planned end, and not before it."""
         return self.phase is Phase.stopped and self.step >= self.planned_steps
+
+
+class Said(_Signed):
+    """What a person said, on its way to the controller of a run."""
+
+    schema_version: Literal[1] = 1
+    run_uid: str
+    word: Approval | Order

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from controlplane.contract.documents import Action, Desired, Lease, Setting, Target
+from controlplane.contract.approvals import Approval, Order
+from controlplane.contract.documents import Action, Desired, Lease, Said, Setting, Target
 
 FIELDS: dict[str, object] = {
     "run_uid": "run-1",
@@ -97,3 +98,28 @@ def test_the_signature_survives_the_wire() -> None:
 def test_an_unsigned_document_or_a_signature_of_strange_letters_is_not_verified() -> None:
     assert not desired().verified(KEY)
     assert not desired(signature="é").verified(KEY)
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        Approval(decision_id="d1", answer="approve", by="ann", at=1.0, reason="seen it"),
+        Order(order_id="o1", action="pause", by="ann", at=1.0),
+    ],
+)
+def test_what_a_person_says_is_believed_only_as_it_was_signed(word: Approval | Order) -> None:
+    said = Said(run_uid="run-1", word=word)
+    signed = said.signed(KEY)
+    again = Said.model_validate_json(signed.model_dump_json())
+    assert again.verified(KEY)
+    assert again.word == word
+    assert not signed.verified(b"x" * 32)
+    assert not signed.model_copy(update={"word": word.model_copy(update={"by": "eve"})}).verified(KEY)
+    assert not said.verified(KEY)
+
+
+def test_an_order_can_neither_set_values_nor_roll_back() -> None:
+    order = {"order_id": "o", "by": "ann", "at": 1.0}
+    for more in ({"action": "rollback"}, {"action": "none"}, {"action": "pause", "set": {"lr_scale": {"value": 1}}}):
+        with pytest.raises(ValidationError):
+            Order.model_validate({**order, **more})

@@ -101,7 +101,7 @@ class Controller:
         if decision.kind is Kind.act:
             self._publish(decision, snapshot.observed)
         if self._telemetry is not None:
-            self._telemetry.record(snapshot, judgement, decision, seconds)
+            self._telemetry.record(snapshot, judgement, decision, self._evaluator.standing, seconds)
         return judgement, decision
 
     def run(self, interval: float, stop: threading.Event) -> None:

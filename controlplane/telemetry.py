@@ -1,12 +1,14 @@
 """The controller's own metrics: what it may do, what it looked at, what it decided, where it thinks the run will end."""
 
 import json
+import time
 from math import nan
 
 from controlplane.agent.exposition import Store
+from controlplane.contract.documents import AckState
 from controlplane.contract.metrics import CONTROLLER
 from controlplane.contract.rundir import RunDir, write_atomic
-from controlplane.decide import STALE, Decision, ForecastView, Judgement, Kind
+from controlplane.decide import STALE, Decision, ForecastView, Judgement, Kind, Standing, episodes
 from controlplane.detect import Outcome
 from controlplane.policy import Autonomy, Policy, Rule
 from controlplane.snapshot import Snapshot
@@ -27,12 +29,16 @@ class Telemetry:
         self._rundir, self._curve = rundir, policy.forecast.dataset
         # Beside the rules of the policy, a person is told of data that cannot be used and of actions that were refused.
         self._actions = {STALE: "page", REFUSED: "page", **{rule.name: _action(rule) for rule in policy.rules}}
+        self._policy, self._sent = policy, dict[str, tuple[str, float]]()
         store = self._store
         with store.update():
+            store.set("rl_controller_start_timestamp_seconds", time.time())
             store.info("rl_policy_info", name=policy.name, hash=policy_hash)
             store.state("rl_controller_mode", max(policy.autonomy.values(), default=Autonomy.observe).name)
             if policy.forecast.target is not None:
                 store.set("rl_forecast_target_pass_ratio", policy.forecast.target)
+            for action in {*self._actions.values()} - {"page"}:
+                store.observe_many("rl_controller_action_seconds", (), action=action)
             for rule, action in self._actions.items():
                 for result in ("act", "advise", "observe", "page", "hold") if action != "page" else ("page", "hold"):
                     store.inc("rl_controller_decisions_total", 0, rule=rule, action=action, result=result)
@@ -41,14 +47,17 @@ class Telemetry:
         target = [{"targets": [f"127.0.0.1:{self.port}"], "labels": labels}]
         write_atomic(rundir.controller_target, json.dumps(target))
 
-    def record(self, snapshot: Snapshot, judgement: Judgement, decision: Decision, seconds: float) -> None:
-        """Take over one look."""
+    def record(
+        self, snapshot: Snapshot, judgement: Judgement, decision: Decision, standing: Standing, seconds: float
+    ) -> None:
+        """Take over one look; `standing` is the one after the decision, `seconds` what judging and deciding took."""
         store = self._store
         with store.update():
             store.set("rl_controller_last_evaluation_timestamp_seconds", snapshot.at)
             store.observe_many("rl_controller_evaluation_seconds", [seconds])
             age = snapshot.at - snapshot.sampled_at if snapshot.sampled_at is not None else nan
             store.set("rl_controller_sample_age_seconds", age)
+            store.set("rl_controller_blind_seconds", judgement.blind_seconds if judgement.stale else 0.0)
             if snapshot.sampled_at is None:
                 store.inc("rl_controller_source_errors_total", origin="metrics")
             if snapshot.observed is None:
@@ -63,13 +72,44 @@ class Telemetry:
             if rule is not None and decision.kind is not Kind.verdict:
                 labels = {"rule": rule, "action": self._actions[rule], "result": decision.kind.value}
                 store.inc("rl_controller_decisions_total", **labels)
+            self._rules(judgement, standing)
+            self._answers(snapshot, decision)
             if judgement.forecast_is_new and judgement.forecast is not None:
-                self._forecast(judgement.forecast)
+                self._forecast(judgement.forecast, snapshot.at)
 
-    def _forecast(self, view: ForecastView) -> None:
+    def _rules(self, judgement: Judgement, standing: Standing) -> None:
+        """What holds, and what the limits of the policy still allow."""
+        store, troubled = self._store, episodes(self._policy, judgement)
+        store.set("rl_controller_rule_active", float(STALE in troubled), rule=STALE)
+        for rule in self._policy.rules:
+            acted = standing.acted.get(rule.name, ())
+            store.set("rl_controller_rule_active", float(rule.name in troubled), rule=rule.name)
+            if self._actions[rule.name] == "page":
+                continue
+            store.set("rl_controller_rule_actions_remaining", rule.limits.max_per_run - len(acted), rule=rule.name)
+            wait = acted[-1] + rule.limits.cooldown_steps - standing.progress if acted else 0
+            store.set("rl_controller_rule_cooldown_steps", max(0, wait), rule=rule.name)
+
+    def _answers(self, snapshot: Snapshot, decision: Decision) -> None:
+        """How long the trainer took to answer, and what an action turned out to be worth."""
+        store = self._store
+        if decision.kind is Kind.verdict:
+            store.inc("rl_controller_verdicts_total", helped="true" if decision.helped else "false")
+        if decision.kind is Kind.act and decision.decision_id and decision.rule:
+            self._sent[decision.decision_id] = self._actions[decision.rule], snapshot.at
+        ack = snapshot.observed.last_ack if snapshot.observed else None
+        if ack and ack.state is not AckState.accepted and (sent := self._sent.pop(ack.decision_id, None)):
+            store.observe_many("rl_controller_action_seconds", [snapshot.at - sent[1]], action=sent[0])
+
+    def _forecast(self, view: ForecastView, at: float) -> None:
         store, curve = self._store, self._curve
         store.set("rl_fit_points", view.points, curve=curve)
         store.set("rl_forecast_refused", float(view.refused), curve=curve)
+        axis = self._policy.forecast.axis
+        store.set("rl_forecast_compute", view.compute, curve=curve, axis=axis, at="now")
+        store.set("rl_forecast_compute", view.budget, curve=curve, axis=axis, at="end")
+        if not view.refused:
+            store.set("rl_fit_last_success_timestamp_seconds", at, curve=curve)
         for q, value in view.quantiles.items():
             # A refused forecast is a bound, not a forecast: no number that an alert could take for one.
             store.set("rl_forecast_pass_ratio", nan if view.refused else value, curve=curve, q=q)

@@ -37,6 +37,8 @@ class Exporter:
         facts = info.model_dump(include={"name", "run_uid", "algorithm", "model", "framework", "config_hash"})
         store.info("rl_run_info", **facts)
         store.info("rl_trainer_incarnation_info", incarnation=incarnation)
+        store.set("rl_run_created_timestamp_seconds", info.created_at)
+        store.set("rl_trainer_start_timestamp_seconds", clock())
         store.set("rl_trainer_planned_steps", info.planned_steps)
         self.phase(Phase.idle)
 
@@ -133,7 +135,8 @@ class Exporter:
         store, dataset, k = self._store, report.dataset, str(report.k)
         with store.update():
             store.set("rl_eval_pass_ratio", report.pass_ratio, dataset=dataset, k=k)
-            store.set("rl_eval_pass_at_k_ratio", report.pass_at_k, dataset=dataset, k=k)
+            for j, share in {**report.pass_at, report.k: report.pass_at_k}.items():
+                store.set("rl_eval_pass_at_k_ratio", share, dataset=dataset, k=str(j))
             store.set("rl_eval_pass_stderr_ratio", report.pass_ratio_stderr, dataset=dataset, k=k)
             store.set("rl_eval_prompts", report.prompts, dataset=dataset)
             store.set("rl_eval_last_step", report.step, dataset=dataset)

@@ -7,13 +7,14 @@ not steps, so whatever must be judged per step (spikes, non-finite values, step 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from controlplane.contract.documents import Phase
 
 Kind = Literal["counter", "gauge", "histogram", "info", "state"]
-Source = Literal["trainer"]
+Source = Literal["trainer", "controller", "exporter"]
+"""Who writes it: the trainer's agent, the controller, or the part of the agent that reads the GPUs (or DCGM in its place)."""
 
 TOKENS = (
     64,
@@ -53,6 +54,15 @@ class Metric:
     unit: str = ""
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     buckets: tuple[float, ...] = ()
+    source: Source = "trainer"
+
+    @property
+    def samples(self) -> tuple[str, ...]:
+        """The names that a query can use."""
+        if self.kind == "histogram":
+            suffixes = ("_bucket",) if min(self.buckets) < 0 else ("_bucket", "_sum", "_count")
+            return tuple(self.name + suffix for suffix in suffixes)
+        return (self.name,)
 
 
 def _metric(
@@ -68,8 +78,10 @@ QUANTILES = ("0.05", "0.1", "0.5", "0.9", "0.95")
 
 TRAINER: tuple[Metric, ...] = (
     # The run and its steps
+    _metric("rl_run_created_timestamp_seconds", "gauge", "Unix time at which the run was created.", "seconds"),
     _metric("rl_run_info", "info", "Static facts of the run: name, run_uid, algorithm, model, framework, versions, configuration hash."),
     _metric("rl_trainer_incarnation_info", "info", "UUID of this process start."),
+    _metric("rl_trainer_start_timestamp_seconds", "gauge", "Unix time of this process start.", "seconds"),
     _metric("rl_trainer_branch", "gauge", "Branch of the run; raised by one at each rollback."),
     _metric("rl_trainer_global_step", "gauge", "Optimiser step of the weights in force; goes back at a rollback.", "steps"),
     _metric("rl_trainer_planned_steps", "gauge", "Step at which the run ends.", "steps"),
@@ -121,7 +133,7 @@ TRAINER: tuple[Metric, ...] = (
     _metric("rl_weight_sync_seconds", "histogram", "Wall time of one weight transfer to the sampler.", "seconds", SECONDS),
     # Held-out evaluation
     _metric("rl_eval_pass_ratio", "gauge", "Held-out mean@k of the last evaluation.", "ratio", dataset=(), k=()),
-    _metric("rl_eval_pass_at_k_ratio", "gauge", "Held-out share of prompts solved at least once in k.", "ratio", dataset=(), k=()),
+    _metric("rl_eval_pass_at_k_ratio", "gauge", "Held-out share of prompts solved at least once in k; for some k up to the completions of a prompt.", "ratio", dataset=(), k=()),
     _metric("rl_eval_pass_stderr_ratio", "gauge", "Standard error of the held-out mean@k over prompts.", "ratio", dataset=(), k=()),
     _metric("rl_eval_prompts", "gauge", "Prompts of that evaluation.", dataset=()),
     _metric("rl_eval_last_step", "gauge", "Step of the last evaluation.", "steps", dataset=()),
@@ -143,26 +155,75 @@ TRAINER: tuple[Metric, ...] = (
     _metric("rl_trainer_utilization_ratio", "gauge", "Share of the held devices' time in use since the last step; CPU time on machines without a GPU.", "ratio", role=("process", "generator", "learner")),
 )  # fmt: skip
 
+_GPU = {"node": (), "gpu": (), "role": ()}
+
+GPU: tuple[Metric, ...] = (
+    _metric("rl_gpu_utilization_ratio", "gauge", "Share of the sampling window in which a kernel ran (NVML, DCGM); communication kernels count.", "ratio", **_GPU),
+    _metric("rl_gpu_tensor_active_ratio", "gauge", "Share of cycles in which the tensor pipes were active; from DCGM only.", "ratio", **_GPU),
+    _metric("rl_gpu_memory_used_bytes", "gauge", "GPU memory in use.", "bytes", **_GPU),
+    _metric("rl_gpu_memory_total_bytes", "gauge", "GPU memory there is.", "bytes", **_GPU),
+    _metric("rl_gpu_power_watts", "gauge", "GPU power draw.", "watts", **_GPU),
+    _metric("rl_gpu_temperature_celsius", "gauge", "GPU core temperature.", "celsius", **_GPU),
+)  # fmt: skip
+
 CONTROLLER: tuple[Metric, ...] = (
     _metric("rl_controller_mode", "state", "Highest autonomy that the policy in force allows.", state=("observe", "advise", "act", "hold")),
+    _metric("rl_controller_start_timestamp_seconds", "gauge", "Unix time of this process start.", "seconds"),
     _metric("rl_controller_last_evaluation_timestamp_seconds", "gauge", "Unix time of the last evaluation of the policy.", "seconds"),
     _metric("rl_controller_evaluation_seconds", "histogram", "Wall time of one evaluation of the policy.", "seconds", (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)),
     _metric("rl_controller_detector_active", "gauge", "1 while the detector is in alarm.", detector=()),
     _metric("rl_controller_detector_value", "gauge", "The statistic that the detector compares with its threshold.", detector=()),
+    _metric("rl_controller_rule_active", "gauge", "1 while the trouble that a rule watches for lasts.", rule=()),
+    _metric("rl_controller_rule_actions_remaining", "gauge", "Actions that the limits of the policy still leave to a rule.", rule=()),
+    _metric("rl_controller_rule_cooldown_steps", "gauge", "Steps until a rule may act again; 0 when it may.", "steps", rule=()),
     _metric("rl_policy_threshold", "gauge", "Threshold in force of a detector.", detector=()),
     _metric("rl_policy_info", "info", "Name and hash of the policy in force."),
     _metric("rl_controller_decisions_total", "counter", "Decisions by rule, action and what became of them.", rule=(), action=(), result=()),
+    _metric("rl_controller_action_seconds", "histogram", "Time from a decision to the trainer's answer.", "seconds", (0.1, 0.5, 1, 5, 10, 30, 60, 300, 1800), action=()),
+    _metric("rl_controller_verdicts_total", "counter", "Actions judged afterwards, by whether the pass rate returned to what it was.", helped=("true", "false")),
     _metric("rl_controller_rollbacks_remaining", "gauge", "Rollbacks left in the budget of the policy."),
     _metric("rl_controller_source_errors_total", "counter", "Failed reads, by source.", origin=("metrics", "observed")),
     _metric("rl_controller_sample_age_seconds", "gauge", "Age of the newest sample that the last evaluation used.", "seconds"),
+    _metric("rl_controller_blind_seconds", "gauge", "Time for which nothing usable could be read from the trainer; 0 when the last look was usable.", "seconds"),
     _metric("rl_fit_parameter", "gauge", "Parameter of the compute curve, by quantile.", curve=(), parameter=("A", "B", "C_mid", "R0"), q=("0.1", "0.5", "0.9")),
     _metric("rl_fit_points", "gauge", "Evaluations that the fit used.", curve=()),
     _metric("rl_forecast_pass_ratio", "gauge", "Forecast pass ratio at the end of the run, by quantile; NaN while the forecast is refused.", "ratio", curve=(), q=QUANTILES),
+    _metric("rl_fit_last_success_timestamp_seconds", "gauge", "Unix time of the last forecast that was not refused.", "seconds", curve=()),
+    _metric("rl_forecast_compute", "gauge", "Compute on the axis of the forecast (GPU-seconds or steps): of the newest evaluation, and at the end of the run.", curve=(), axis=("gpu_seconds", "step"), at=("now", "end")),
     _metric("rl_forecast_refused", "gauge", "1 while the forecaster refuses to name an end.", curve=()),
     _metric("rl_forecast_target_pass_ratio", "gauge", "Target of the policy.", "ratio"),
     _metric("rl_forecast_target_probability", "gauge", "Probability of reaching the target by the end of the run.", "ratio", curve=()),
 )  # fmt: skip
 
-METRICS: tuple[Metric, ...] = (*TRAINER, *CONTROLLER)
+METRICS: tuple[Metric, ...] = (
+    *TRAINER,
+    *(replace(metric, source="exporter") for metric in GPU),
+    *(replace(metric, source="controller") for metric in CONTROLLER),
+)
+"""The whole list, each family with who writes it."""
 
 BY_NAME: Mapping[str, Metric] = {metric.name: metric for metric in METRICS}
+
+FOREIGN: Mapping[str, str] = {
+    "up": "Prometheus: 1 while a target answers",
+    "ALERTS": "Prometheus: alerts that are pending or firing",
+    "scrape_duration_seconds": "Prometheus: time that a scrape took",
+    "scrape_samples_scraped": "Prometheus: samples on a page",
+    "DCGM_FI_DEV_GPU_UTIL": "dcgm-exporter: percent of time with a kernel running",
+    "DCGM_FI_PROF_PIPE_TENSOR_ACTIVE": "dcgm-exporter: share of cycles with active tensor pipes",
+    "DCGM_FI_DEV_FB_USED": "dcgm-exporter: MiB of memory in use",
+    "DCGM_FI_DEV_FB_FREE": "dcgm-exporter: MiB of memory free",
+    "DCGM_FI_DEV_FB_RESERVED": "dcgm-exporter: MiB of memory that the driver keeps",
+    "DCGM_FI_DEV_POWER_USAGE": "dcgm-exporter: watts",
+    "DCGM_FI_DEV_GPU_TEMP": "dcgm-exporter: degrees Celsius",
+    "vllm:num_requests_running": "vLLM: requests in the batch",
+    "vllm:num_requests_waiting": "vLLM: requests that wait",
+    "vllm:kv_cache_usage_perc": "vLLM: share of the key-value cache in use",
+    "vllm:generation_tokens_total": "vLLM: tokens generated",
+    "vllm:prompt_tokens_total": "vLLM: prompt tokens read",
+    "vllm:request_success_total": "vLLM: requests ended, by reason",
+}
+"""Metrics of other programs that dashboards and rules may name, and what they are."""
+
+SAMPLES: Mapping[str, Metric] = {name: metric for metric in METRICS for name in metric.samples}
+"""Sample name, as a query uses it, to its family: `rl_trainer_step_seconds_bucket` to `rl_trainer_step_seconds`."""

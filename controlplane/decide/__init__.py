@@ -3,7 +3,18 @@
 from controlplane.decide.decision import Change, Decision, Kind
 from controlplane.decide.evaluator import Evaluator
 from controlplane.decide.judgement import ForecastView, Judgement
-from controlplane.decide.rules import STALE, decide
+from controlplane.decide.rules import STALE, decide, episodes
 from controlplane.decide.standing import Standing
 
-__all__ = ["STALE", "Change", "Decision", "Evaluator", "ForecastView", "Judgement", "Kind", "Standing", "decide"]
+__all__ = [
+    "STALE",
+    "Change",
+    "Decision",
+    "Evaluator",
+    "ForecastView",
+    "Judgement",
+    "Kind",
+    "Standing",
+    "decide",
+    "episodes",
+]

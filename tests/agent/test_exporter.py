@@ -41,7 +41,14 @@ def test_every_metric_of_the_trainer_is_really_set() -> None:
     ours.answered(AckState.applied, 7, rolled_back=True)
     now = values(store)
     suffix = {"histogram": "_bucket", "info": ""}
-    set_at_start = {"rl_run_info", "rl_trainer_incarnation_info", "rl_trainer_planned_steps", "rl_trainer_state"}
+    set_at_start = {
+        "rl_run_info",
+        "rl_run_created_timestamp_seconds",
+        "rl_trainer_incarnation_info",
+        "rl_trainer_start_timestamp_seconds",
+        "rl_trainer_planned_steps",
+        "rl_trainer_state",
+    }
     for metric in TRAINER:
         name = metric.name + suffix.get(metric.kind, "")
         assert name in now, f"{name} has no sample"

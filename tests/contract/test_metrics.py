@@ -8,7 +8,7 @@ from controlplane.contract.metrics import BY_NAME, METRICS, Metric
 @pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
 def test_names_follow_the_prometheus_rules(metric: Metric) -> None:
     assert re.fullmatch(
-        r"rl_(run|trainer|rollout|buffer|sampler|weight|eval|checkpoint|controller|policy|fit|forecast)_[a-z0-9_]+",
+        r"rl_(run|trainer|rollout|buffer|sampler|weight|eval|checkpoint|gpu|controller|policy|fit|forecast)_[a-z0-9_]+",
         metric.name,
     )
     assert metric.name.endswith("_total") == (metric.kind == "counter")

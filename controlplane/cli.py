@@ -18,6 +18,8 @@ from controlplane.contract.rundir import RunDir
 from controlplane.contract.yamlfile import FileError
 from controlplane.journal import Journal, JournalError
 from controlplane.loop import ControlError, Controller
+from controlplane.metricstore import Recorder
+from controlplane.metricstore.command import app as metrics_app
 from controlplane.policy import Autonomy, find, parse
 from controlplane.sources import MetricSource, PrometheusSource, ScrapeSource
 from controlplane.study.command import loo, repeat
@@ -48,6 +50,10 @@ def control(
     port: Annotated[
         int, typer.Option(help="Port of the controller's own /metrics, on loopback; 0 takes a free one.")
     ] = 0,
+    record: Annotated[
+        float,
+        typer.Option(min=0, help="Seconds between two records of every metric in RUN/controller/metrics.db; 0: none."),
+    ] = 15.0,
 ) -> None:
     """Attach a controller to a running trainer.
 
@@ -77,9 +83,14 @@ def control(
     logging.getLogger("controller").info(
         "looks at %s every %g s; metrics on http://127.0.0.1:%d/metrics", run, interval, bound
     )
+    recorder = Recorder(rundir, record) if record else None
     try:
+        if recorder:
+            recorder.start()
         controller.run(interval, stop)
     finally:
+        if recorder:
+            recorder.stop()
         journal.close()
 
 
@@ -143,6 +154,8 @@ def demo(
 
 app.command()(loo)
 app.command()(repeat)
+
+app.add_typer(metrics_app, name="metrics")
 
 policy_app = typer.Typer(help="Check and show policies.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(policy_app, name="policy")

@@ -22,6 +22,7 @@ from controlplane.record import Record
 FAULT_STEP = 85
 FAULT_FACTOR = 10
 LOOK_SECONDS = 0.4  # a step of the demo takes about half a second
+RECORD_SECONDS = 2.0  # the whole demo is a few minutes long
 
 console = Console()
 
@@ -91,6 +92,7 @@ def _run(root: Path, arm: Arm) -> bool:
     settings = [word for setting in arm.settings for word in ("--set", setting)]
     train = ["train", "tiny", "--run", str(root), *settings]
     control = ["control", str(root), "--policy", "demo", "--at-most", arm.at_most, "--interval", str(LOOK_SECONDS)]
+    control += ["--record", str(RECORD_SECONDS)]
     stop = threading.Event()
     with (
         _interruptible(stop),

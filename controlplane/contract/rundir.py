@@ -7,7 +7,7 @@
       steps.jsonl  evals.jsonl  events.jsonl  ledger.jsonl      the trainer's own append-only record
       checkpoints/          one directory each, manifest.json last
       control/              key (0600) · desired.json <- controller · observed.json <- agent · control.jsonl acks
-      controller/           journal.db · target.json of the controller's exporter
+      controller/           journal.db · target.json of the controller's exporter · metrics.db, what both pages said over time
       trainer.log  controller.log  report.html
 
 Every JSON document is replaced atomically; every JSONL file is only ever appended to, one whole line at a time.
@@ -108,6 +108,10 @@ class RunDir:
     @property
     def controller_target(self) -> Path:
         return self.controller / "target.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.controller / "metrics.db"
 
     @property
     def trainer_log(self) -> Path:

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import httpx
@@ -18,16 +18,23 @@ class ScrapeSource:
     The file is read again at every scrape, because a restarted trainer has a new port.
     """
 
-    def __init__(self, target_file: Path, timeout: float = 2.0) -> None:
-        self._target_file = target_file
+    def __init__(self, target_file: Path, timeout: float = 2.0, clock: Callable[[], float] = time.time) -> None:
+        self._target_file, self._clock = target_file, clock
         self._client = httpx.Client(timeout=timeout, trust_env=False)
 
     def read(self, names: Collection[str]) -> Sample:
+        return self._read(names)
+
+    def read_all(self) -> Sample:
+        """Newest sample of every series on the page; for recording."""
+        return self._read(None)
+
+    def _read(self, names: Collection[str] | None) -> Sample:
         address = self._address()
         try:
             response = self._client.get(f"http://{address}/metrics")
             response.raise_for_status()
-            at = time.time()
+            at = self._clock()
             return Sample(at, parse(response.text, names))
         except httpx.HTTPError as error:
             raise SourceError(
@@ -48,12 +55,12 @@ class ScrapeSource:
             raise SourceError(f"{self._target_file} is not a target file with one target") from None
 
 
-def parse(text: str, names: Collection[str]) -> dict[str, float]:
-    """Values of the wanted metric names in a text exposition, by series id."""
-    wanted = set(names)
+def parse(text: str, names: Collection[str] | None) -> dict[str, float]:
+    """Values of the wanted metric names in a text exposition, by series id; None wants every one."""
+    wanted = None if names is None else set(names)
     return {
         series_id(sample.name, sample.labels): float(sample.value)
         for family in text_string_to_metric_families(text)
         for sample in family.samples
-        if sample.name in wanted
+        if wanted is None or sample.name in wanted
     }

@@ -7,17 +7,22 @@ Everything the controller knows is a function of the snapshots in the journal. A
 from collections import deque
 from dataclasses import replace
 from math import isfinite, nan
+from statistics import median
 
 from controlplane.decide.decision import Decision
+from controlplane.decide.expectation import gain_per_step, of_evaluation
 from controlplane.decide.judgement import ForecastView, Judgement
 from controlplane.decide.outlook import Outlook
+from controlplane.decide.panel import Panel, Presence
 from controlplane.decide.rules import decide, episodes
 from controlplane.decide.standing import Standing
-from controlplane.detect import Detector, Finding, Outcome, build, readings
+from controlplane.detect import MISS_PROBABILITY, Finding, Outcome, Reading, Totals
+from controlplane.detect.signals import difference, queried
 from controlplane.policy.models import Policy, Stall
-from controlplane.snapshot import Snapshot, total
+from controlplane.snapshot import Snapshot
 
 RECENT = 256  # readings kept for verdicts
+_TIMED = 64  # steps whose duration and compute are remembered
 
 
 class Evaluator:
@@ -27,17 +32,16 @@ class Evaluator:
         self.policy = policy
         self.standing = Standing()
         self._outlook = Outlook(policy.forecast)
-        self._detectors: dict[str, Detector] = {
-            n: d for n, c in policy.detectors.items() if (d := build(c)) is not None
-        }
-        self._findings = {name: Finding(Outcome.inconclusive, detail="no reading yet") for name in policy.detectors}
-        self._breached_at: dict[str, int] = {}
-        self._before: Snapshot | None = None
+        self._panel, self._presence = Panel(policy), Presence(policy)
+        self._queried = {name: policy.signal(name) for name in policy.queries}
+        self._stalls = {name: config for name, config in policy.detectors.items() if isinstance(config, Stall)}
+        self._before: Totals | None = None
         self._seen_at: float | None = None
         self._step: int | None = None
         self._grace_until = 0
         self._recent: deque[tuple[int, float, float]] = deque(maxlen=RECENT)
-        self._step_seconds: deque[float] = deque(maxlen=64)
+        self._step_seconds: deque[float] = deque(maxlen=_TIMED)
+        self._step_compute: deque[float] = deque(maxlen=_TIMED)
 
     @property
     def forecast(self) -> ForecastView | None:
@@ -64,28 +68,28 @@ class Evaluator:
         if self._seen_at is None:
             self._seen_at = snapshot.at  # before the first sample, time counts from the first look
         if not (stale := self._stale(snapshot)):
+            now = Totals.of(snapshot)
             self._seen_at = snapshot.sampled_at or snapshot.at
             self._move(snapshot)
-            self._detect(snapshot)
-            new_forecast = self._outlook.take_in(snapshot, self.standing.branch)
-            self._before = snapshot
+            self._detect(now)
+            new_forecast = self._forecast(snapshot)
+            self._before = now
+            stale = self._presence.absent(snapshot.at)
         self.standing = self.standing.heard(snapshot.observed, self.policy.verdict.after_steps)
         self._close_lost(snapshot)
-        for name, config in self.policy.detectors.items():
-            if isinstance(config, Stall):
-                self._findings[name] = self._stalled(config, snapshot)
-        progress = self.standing.progress
-        self._breached_at |= {n: progress for n, f in self._findings.items() if f.outcome is Outcome.breach}
+        for name, config in self._stalls.items():
+            self._panel.findings[name] = self._stalled(config, snapshot)
         return Judgement(
             step=self._step,
             branch=self.standing.branch,
-            findings=dict(self._findings),
-            since_breach={name: progress - at for name, at in self._breached_at.items()},
+            findings=dict(self._panel.findings),
+            since_breach=self._panel.since_breach(self.standing.progress),
             stale=stale,
             blind_seconds=snapshot.at - self._seen_at,
             forecast=self._outlook.view,
             forecast_is_new=new_forecast,
             recent=tuple(self._recent),
+            gain_per_step=self._gain_per_step(),
         )
 
     def _stale(self, snapshot: Snapshot) -> str:
@@ -104,12 +108,7 @@ class Evaluator:
         if int(branch) != self.standing.branch or (old is not None and now < old):
             # A smaller step on the same branch is a trainer that resumed from an older checkpoint: rewind alike.
             restored = min(now, self.standing.rollback_to if self.standing.rollback_to is not None else now)
-            for detector in self._detectors.values():
-                detector.rewind(restored)
-            self._findings = {
-                n: Finding(Outcome.inconclusive, detail="starts again after a restore") for n in self._findings
-            }
-            self._breached_at.clear()
+            self._panel.rewind(restored)
             self._outlook.rewind(restored)
             progress = self.standing.progress + max(0, now - restored)
             self._grace_until = progress + self.policy.verdict.grace_steps
@@ -118,29 +117,53 @@ class Evaluator:
             self.standing = replace(self.standing, progress=self.standing.progress + now - old)
         self._step = now
 
-    def _detect(self, snapshot: Snapshot) -> None:
-        new = readings(self._before, snapshot)
-        if not new or self._before is None:
+    def _detect(self, now: Totals) -> None:
+        new = difference(self._before, now) if self._before is not None else {}
+        if not new or self._before is None or self._step is None:
             return
-        self._time_step(self._before, snapshot)
+        self._time_step(self._before, now)
+        new |= queried(self._queried, now.snapshot, self._step)
+        self._presence.see(new, now.snapshot.at)
         if (passed := new.get("pass_rate")) is not None:
             self._recent.append((self.standing.progress, passed.value, passed.n))
-        if self.standing.progress < self._grace_until:
-            return
-        for name, detector in self._detectors.items():
-            config = self.policy.detectors[name]
-            signal = getattr(config, "signal", "nonfinite_steps")
-            if (reading := new.get(signal)) is not None:
-                self._findings[name] = detector.update(reading)
+            new["pass_rate"] = replace(passed, drift=self._gain_per_step())
+        if self.standing.progress >= self._grace_until:
+            self._panel.judge(new)
 
-    def _time_step(self, before: Snapshot, now: Snapshot) -> None:
-        steps = (total(now.metrics, "rl_trainer_steps_total") or 0) - (
-            total(before.metrics, "rl_trainer_steps_total") or 0
-        )
-        name = "rl_trainer_last_step_timestamp_seconds"
-        seconds = now.metrics.get(name, nan) - before.metrics.get(name, nan)
-        if steps > 0 and isfinite(seconds) and seconds > 0:
-            self._step_seconds.append(seconds / steps)
+    def _forecast(self, snapshot: Snapshot) -> bool:
+        """Take in a new evaluation: it is judged by the forecast before it, and makes a new one."""
+        before, known = self._outlook.view, self._outlook.newest
+        is_new = self._outlook.take_in(snapshot, self.standing.branch)
+        point, view = self._outlook.newest, self._outlook.view
+        if point is None or point is known or self.standing.progress < self._grace_until:
+            return is_new
+        if "eval_pass_rate" not in self._queried:
+            expected, sd = of_evaluation(before, point.compute, point.prompts)
+            reading = Reading(point.step, point.pass_rate, point.samples or nan, expected=expected, expected_sd=sd)
+            self._panel.judge_one("eval_pass_rate", reading)
+        if view is not None and view.target_probability is not None:
+            miss = nan if view.refused else 1 - view.target_probability
+            self._panel.judge_one(MISS_PROBABILITY, Reading(point.step, miss))
+        return is_new
+
+    def _gain_per_step(self) -> float:
+        if self.policy.forecast.axis == "step":
+            return gain_per_step(self._outlook.view, 1.0)
+        return gain_per_step(self._outlook.view, median(self._step_compute)) if self._step_compute else 0.0
+
+    def _time_step(self, before: Totals, now: Totals) -> None:
+        """How long a step takes, and what it costs."""
+        steps = now.sums.get("rl_trainer_steps_total", 0.0) - before.sums.get("rl_trainer_steps_total", 0.0)
+
+        def grown(name: str) -> float:
+            return now.snapshot.metrics.get(name, nan) - before.snapshot.metrics.get(name, nan)
+
+        for name, kept in (
+            ("rl_trainer_last_step_timestamp_seconds", self._step_seconds),
+            ("rl_trainer_lineage_compute_gpu_seconds", self._step_compute),
+        ):
+            if steps > 0 and isfinite(amount := grown(name)) and amount > 0:
+                kept.append(amount / steps)
 
     def _stalled(self, config: Stall, snapshot: Snapshot) -> Finding:
         last = snapshot.metrics.get("rl_trainer_last_step_timestamp_seconds", nan)

@@ -50,6 +50,8 @@ class Judgement:
     forecast_is_new: bool = False
     recent: tuple[tuple[int, float, float], ...] = ()
     """(progress, pass rate, samples) of the newest readings."""
+    gain_per_step: float = 0.0
+    """Change of the pass rate per step that the forecast expects; 0 without a forecast."""
 
     def pass_rate_since(self, progress: int) -> tuple[float, float] | None:
         """Mean pass rate over the readings after `progress` and the margin of its comparison; None without readings."""

@@ -23,6 +23,7 @@ class Point:
     compute: float
     pass_rate: float
     samples: float
+    prompts: float = 0.0
 
 
 class Outlook:
@@ -33,6 +34,11 @@ class Outlook:
         self._points: list[Point] = []
         self._restores: list[float] = []
         self.view: ForecastView | None = None
+
+    @property
+    def newest(self) -> Point | None:
+        """The newest evaluation of the lineage."""
+        return self._points[-1] if self._points else None
 
     def take_in(self, snapshot: Snapshot, branch: int) -> bool:
         """Whether the snapshot held an evaluation that was not known; the view is then new."""
@@ -63,7 +69,7 @@ class Outlook:
         compute = step if self._config.axis == "step" else value("rl_eval_compute_gpu_seconds")
         if step is None or rate is None or compute is None or value("rl_eval_branch") != branch:
             return None
-        return Point(int(step), compute, rate, (prompts or 0) * self._generations(snapshot))
+        return Point(int(step), compute, rate, (prompts or 0) * self._generations(snapshot), prompts or 0.0)
 
     def _generations(self, snapshot: Snapshot) -> float:
         key = next(

@@ -63,7 +63,8 @@ def decide(policy: Policy, snapshot: Snapshot, judgement: Judgement, standing: S
     if rule.name in standing.said and not rule.then.families:
         return say(Kind.hold, f"{rule.name} still holds, told at step {standing.said[rule.name]}", rule)
     if not rule.then.families:
-        return say(Kind.page, f"{rule.name}: {why}", rule)
+        kind, text = (Kind.page, why) if rule.then.page else (Kind.advise, f"{rule.then.advise} ({why})")
+        return say(kind, f"{rule.name}: {text}", rule)
     return _act(policy, rule, why, observed, judgement, standing)
 
 

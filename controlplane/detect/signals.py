@@ -6,9 +6,11 @@ Nothing is imputed: a signal that cannot be read in this look has no reading.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import nan
+from math import isfinite, nan
 
-from controlplane.snapshot import Snapshot, series_id, total
+from controlplane.contract.documents import Health, Observed
+from controlplane.policy.signals import SignalSpec
+from controlplane.snapshot import Snapshot, series_id
 
 SERIES: frozenset[str] = frozenset(
     {
@@ -33,6 +35,8 @@ SERIES: frozenset[str] = frozenset(
         "rl_trainer_effective_sample_ratio",
         "rl_trainer_learning_rate",
         "rl_trainer_utilization_ratio",
+        "rl_gpu_utilization_ratio",
+        "rl_checkpoint_last_success_timestamp_seconds",
         "rl_eval_pass_ratio",
         "rl_eval_prompts",
         "rl_eval_last_step",
@@ -50,80 +54,154 @@ _GAUGES = {
     "effective_samples": "rl_trainer_effective_sample_ratio",
     "staleness": "rl_rollout_staleness_steps_max",
 }
+_PASSED = series_id("rl_rollout_samples_total", {"outcome": "pass"})
+_FAILED = series_id("rl_rollout_samples_total", {"outcome": "fail"})
+_TRUNCATED = series_id("rl_rollout_truncated_total", {"reason": "length"})
+_MIXED = series_id("rl_rollout_groups_total", {"signal": "mixed"})
+_BUSY = series_id("rl_trainer_utilization_ratio", {"role": "process"})
 
 
 @dataclass(frozen=True)
 class Reading:
-    """Value of one signal over the steps up to `step`. `n` is the number of samples behind a proportion, else NaN."""
+    """Value of one signal over the steps up to `step`, with what is known about it."""
 
     step: int
     value: float
     n: float = nan
+    """Samples behind a proportion, else NaN."""
+    group_size: float = nan
+    """Samples that share a prompt, where that is known."""
+    drift: float = 0.0
+    """Change per step that the forecast expects; 0 without a forecast."""
+    expected: float = nan
+    """What the forecast before it said of this value, and how sure it was."""
+    expected_sd: float = nan
+
+
+@dataclass(frozen=True)
+class Totals:
+    """A snapshot prepared for differences: sums by metric name, made once per look."""
+
+    snapshot: Snapshot
+    sums: Mapping[str, float]
+    incarnation: str | None
+    counts: Mapping[str, int]
+
+    @classmethod
+    def of(cls, snapshot: Snapshot) -> "Totals":
+        sums: dict[str, float] = {}
+        counts: dict[str, int] = {}
+        incarnation = None
+        for key, value in snapshot.metrics.items():
+            name = key.partition("{")[0]
+            sums[name] = sums.get(name, 0.0) + value
+            counts[name] = counts.get(name, 0) + 1
+            if name == "rl_trainer_incarnation_info":
+                incarnation = key
+        return cls(snapshot, sums, incarnation, counts)
+
+    def process(self) -> tuple[str | None, float | None]:
+        """What two looks must share to be comparable: a process, and a branch."""
+        return self.incarnation, self.snapshot.metrics.get("rl_trainer_branch")
 
 
 def readings(before: Snapshot | None, now: Snapshot) -> dict[str, Reading]:
-    """Signals that `now` adds to `before`; empty when no step was finished in between.
+    """Signals that `now` adds to `before`; empty when no step was finished in between."""
+    return {} if before is None else difference(Totals.of(before), Totals.of(now))
+
+
+def difference(before: Totals, now: Totals) -> dict[str, Reading]:
+    """As `readings`, of looks already prepared.
 
     A restarted process (another incarnation) or a rollback in between makes the differences meaningless, so such a look
     only becomes the base of the next one.
     """
-    step = now.metrics.get("rl_trainer_global_step")
-    if before is None or step is None or step != step or not _comparable(before, now):
+    step = now.snapshot.metrics.get("rl_trainer_global_step")
+    if step is None or not isfinite(step) or before.process() != now.process():
         return {}
-    old_steps, new_steps = total(before.metrics, "rl_trainer_steps_total"), total(now.metrics, "rl_trainer_steps_total")
-    if old_steps is None or new_steps is None or new_steps <= old_steps:
+    steps = _steps(before, now)
+    if steps <= 0:
         return {}
     at = int(step)
-    found = _proportions(before.metrics, now.metrics, at)
+    found = _proportions(before, now, at)
     for signal, name in _GAUGES.items():
-        value = total(now.metrics, name)
+        value = now.sums.get(name)
         if value is not None:
             found[signal] = Reading(at, value)
-    utilization = now.metrics.get(series_id("rl_trainer_utilization_ratio", {"role": "process"}))
-    if utilization is not None:
-        found["utilization"] = Reading(at, utilization)
-    # One bad step counts under each of its quantities, so the largest count is the number of steps, and the sum is not.
-    quantities = [key for key in now.metrics if key.startswith("rl_trainer_nonfinite_total{") and key in before.metrics]
-    if quantities:
-        nonfinite = max(now.metrics[key] - before.metrics[key] for key in quantities)
-        found["nonfinite_steps"] = Reading(at, nonfinite, new_steps - old_steps)
+    if (busy := _utilization(now)) is not None:
+        found["utilization"] = Reading(at, busy)
+    found |= _ages(now, at)
+    if (nonfinite := _nonfinite(before.snapshot.metrics, now.snapshot.metrics)) is not None:
+        found["nonfinite_steps"] = Reading(at, nonfinite, steps)
     return found
 
 
-def _comparable(before: Snapshot, now: Snapshot) -> bool:
-    def process(snapshot: Snapshot) -> tuple[str | None, float | None]:
-        incarnation = next((key for key in snapshot.metrics if key.startswith("rl_trainer_incarnation_info")), None)
-        return incarnation, snapshot.metrics.get("rl_trainer_branch")
+def queried(signals: Mapping[str, SignalSpec], now: Snapshot, step: int) -> dict[str, Reading]:
+    """Readings of the signals that have a query of their own; those without data are missing."""
+    return {
+        name: Reading(step, now.signals[name], spec.n or nan, spec.group_size or nan)
+        for name, spec in signals.items()
+        if spec.query is not None and name in now.signals
+    }
 
-    return process(before) == process(now)
+
+def _steps(before: Totals, now: Totals) -> float:
+    old, new = before.sums.get("rl_trainer_steps_total"), now.sums.get("rl_trainer_steps_total")
+    return new - old if old is not None and new is not None else 0.0
 
 
-def _proportions(before: Mapping[str, float], now: Mapping[str, float], step: int) -> dict[str, Reading]:
+def _proportions(before: Totals, now: Totals, step: int) -> dict[str, Reading]:
     found: dict[str, Reading] = {}
+    old, new = before.snapshot.metrics, now.snapshot.metrics
+    groups = _increase(before.sums, now.sums, "rl_rollout_groups_total")
 
-    def proportion(signal: str, part: float | None, whole: float | None) -> None:
+    def proportion(signal: str, part: float | None, whole: float | None, group_size: float = nan) -> None:
         if part is not None and whole is not None and whole > 0:
-            found[signal] = Reading(step, part / whole, whole)
+            found[signal] = Reading(step, part / whole, whole, group_size)
 
-    passed = _increase(before, now, "rl_rollout_samples_total", outcome="pass")
-    failed = _increase(before, now, "rl_rollout_samples_total", outcome="fail")
+    passed, failed = _increase(old, new, _PASSED), _increase(old, new, _FAILED)
     verified = passed + failed if passed is not None and failed is not None else None
-    proportion("pass_rate", passed, verified)
-    proportion("truncation", _increase(before, now, "rl_rollout_truncated_total", reason="length"), verified)
-    groups = _increase(before, now, "rl_rollout_groups_total")
-    mixed = _increase(before, now, "rl_rollout_groups_total", signal="mixed")
-    proportion("zero_variance", groups - mixed if groups is not None and mixed is not None else None, groups)
-    tokens = _increase(before, now, "rl_rollout_length_tokens_sum")
-    completions = _increase(before, now, "rl_rollout_length_tokens_count")
+    alike = verified / groups if verified and groups else nan
+    proportion("pass_rate", passed, verified, alike)
+    proportion("truncation", _increase(old, new, _TRUNCATED), verified, alike)
+    mixed = _increase(old, new, _MIXED)
+    proportion("zero_variance", groups - mixed if groups is not None and mixed is not None else None, groups, 1.0)
+    tokens = _increase(before.sums, now.sums, "rl_rollout_length_tokens_sum")
+    completions = _increase(before.sums, now.sums, "rl_rollout_length_tokens_count")
     if tokens is not None and completions:
         found["gen_length"] = Reading(step, tokens / completions)
     return found
 
 
-def _increase(before: Mapping[str, float], now: Mapping[str, float], name: str, **labels: str) -> float | None:
-    if labels:
-        key = series_id(name, labels)
-        old, new = before.get(key), now.get(key)
-    else:
-        old, new = total(before, name), total(now, name)
+def _utilization(now: Totals) -> float | None:
+    """The GPUs' where they are exported, the process's own account elsewhere."""
+    gpus = now.counts.get("rl_gpu_utilization_ratio", 0)
+    return now.sums["rl_gpu_utilization_ratio"] / gpus if gpus else now.snapshot.metrics.get(_BUSY)
+
+
+def _ages(now: Totals, step: int) -> dict[str, Reading]:
+    found: dict[str, Reading] = {}
+    written = now.snapshot.metrics.get("rl_checkpoint_last_success_timestamp_seconds")
+    if written is not None and isfinite(written) and now.snapshot.sampled_at is not None:
+        found["checkpoint_age"] = Reading(step, max(0.0, now.snapshot.sampled_at - written))
+    good = _newest_good(now.snapshot.observed)
+    if good is not None:
+        found["good_checkpoint_age"] = Reading(step, max(0, step - good))
+    return found
+
+
+def _newest_good(observed: Observed | None) -> int | None:
+    if observed is None:
+        return None
+    return max((c.step for c in observed.checkpoints if c.health is Health.good), default=None)
+
+
+def _nonfinite(before: Mapping[str, float], now: Mapping[str, float]) -> float | None:
+    # One bad step counts under each of its quantities, so the largest count is the number of steps, and the sum is not.
+    quantities = [key for key in now if key.startswith("rl_trainer_nonfinite_total{") and key in before]
+    return max(now[key] - before[key] for key in quantities) if quantities else None
+
+
+def _increase(before: Mapping[str, float], now: Mapping[str, float], key: str) -> float | None:
+    old, new = before.get(key), now.get(key)
     return new - old if old is not None and new is not None and new >= old else None

@@ -92,7 +92,9 @@ class Clamp(Part):
         if self.decrease and self.decrease.max_step >= 1:
             raise Misplaced(("decrease", "max_step"), f"a decrease is a factor below 1, not {self.decrease.max_step:g}")
         if self.increase and self.increase.max_step <= 1:
-            raise Misplaced(("increase", "max_step"), f"an increase is a factor above 1, not {self.increase.max_step:g}")
+            raise Misplaced(
+                ("increase", "max_step"), f"an increase is a factor above 1, not {self.increase.max_step:g}"
+            )
         return self
 
 
@@ -155,17 +157,17 @@ class Policy(Part):
 
     policy: Literal["v1"]
     name: str = Field(pattern=r"^[a-z][a-z0-9_-]*$")
-    autonomy: dict[Family, Level] = {}
+    autonomy: dict[Family, Level] = Field(default_factory=dict)
     """Per action family; what is not named is only observed."""
     observe_until_step: int = Field(default=0, ge=0)
     """No action before this step: the first steps of a run look like anything."""
     freshness: Freshness = Freshness()
     forecast: ForecastOf = ForecastOf()
-    signals: dict[str, Signal] = {}
+    signals: dict[str, Signal] = Field(default_factory=dict)
     """Signals with a query of their own, and what is known about built-in ones. Most policies need none."""
     detectors: dict[str, Detector] = Field(min_length=1)
     rules: tuple[Rule, ...] = ()
-    clamps: dict[str, Clamp] = {}
+    clamps: dict[str, Clamp] = Field(default_factory=dict)
     budget: Budget = Budget()
     approval: Approval = Approval()
     verdict: Verdict = Verdict()
@@ -226,7 +228,9 @@ class Policy(Part):
             raise Misplaced((*at, "signal"), f"a bernoulli_cusum {needs}")
         if isinstance(detector, Cusum) and detector.reference == "forecast" and detector.signal not in VALUE_SIGNALS:
             allowed = ", ".join(sorted(VALUE_SIGNALS))
-            raise Misplaced((*at, "reference"), f"the forecast is about the pass rate; it can be the reference of {allowed}")
+            raise Misplaced(
+                (*at, "reference"), f"the forecast is about the pass rate; it can be the reference of {allowed}"
+            )
 
     def _clamp(self, name: str, clamp: Clamp) -> None:
         if name == LEARNING_RATE:

@@ -28,8 +28,8 @@ class Then(Part):
     """What a rule does. `scale` multiplies tunables, `set` gives absolute values; a rollback may carry both."""
 
     rollback: Rollback | None = None
-    scale: dict[str, float] = {}
-    set: dict[str, float] = {}
+    scale: dict[str, float] = Field(default_factory=dict)
+    set: dict[str, float] = Field(default_factory=dict)
     for_steps: int | None = Field(default=None, ge=1)
     """The new values are a lease: after so many steps the trainer takes them back by itself, controller or not."""
     advise: str = ""

@@ -92,7 +92,9 @@ def resolve(name: str, config: Signal | None) -> SignalSpec:
     known = BUILT_IN.get(name)
     if config is None:
         if known is None:
-            raise ValueError(f"no signal {name!r}; built in are {', '.join(BUILT_IN)}; others are declared under signals")
+            raise ValueError(
+                f"no signal {name!r}; built in are {', '.join(BUILT_IN)}; others are declared under signals"
+            )
         return known
     if known is None and (config.query is None or config.kind is None):
         raise ValueError("is not built in, so it needs a query and a kind")

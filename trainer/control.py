@@ -10,15 +10,16 @@ from collections.abc import Callable
 from typing import Protocol
 
 from controlplane.agent import BoundaryState, Directive
-from controlplane.contract.documents import AckState, Action, CheckpointState, Phase
+from controlplane.contract.documents import AckState, Action, CheckpointState, Phase, Probe, Ruling
 from controlplane.contract.reports import CheckpointReport, EvalReport, StepReport
 from trainer.checkpoint.store import CheckpointError
 from trainer.diary import Diary
+from trainer.probe import Probing
 from trainer.rollback import Savepoints
 from trainer.session import Session
 from trainer.stopwatch import Stopwatch
 
-ACTIONS = (Action.none, Action.checkpoint, Action.rollback, Action.pause, Action.resume, Action.stop)
+ACTIONS = (Action.none, Action.checkpoint, Action.rollback, Action.pause, Action.resume, Action.stop, Action.probe)
 PAUSE_SECONDS = 0.1
 """How often a paused run asks whether it may go on."""
 
@@ -52,6 +53,8 @@ class ControlPoint:
         self._session, self._control, self._savepoints, self._states = session, control, savepoints, states
         self._checkpoint, self._publish, self._diary, self._watch = checkpoint, publish, diary, watch
         self._paused = False
+        self.probing: Probing | None = None
+        """Set by the step machine once it exists: the two call each other."""
 
     def pass_through(self) -> None:
         """Carry out what the agent hands over; while paused, ask again until told to go on."""
@@ -66,12 +69,17 @@ class ControlPoint:
 
     def _boundary(self) -> BoundaryState:
         state, phase = self._session.state, Phase.idle if self._paused else Phase.training
-        tunables = dict(self._session.tunables)
-        return BoundaryState(state.step, state.branch, state.compute, tunables, self._states(), phase)
+        still, probe = (self.probing.standstill, self.probing.probe_id) if self.probing else (None, "")
+        step, branch, compute = state.step, state.branch, state.compute
+        if still is not None:  # an arm is in force; the run itself stands where `control` ended
+            step, branch, compute = still.step, still.branch, still.compute
+        tunables = dict(still.tunables if still else self._session.tunables)
+        return BoundaryState(step, branch, compute, tunables, self._states(), phase, probe)
 
     def _carry_out(self, directive: Directive) -> None:
         """Action first, then values; then say what is in force."""
         refusal, session = "", self._session
+        self._make_way(directive)
         match directive.action:
             case Action.rollback:
                 refusal = self._rollback(directive)
@@ -79,6 +87,8 @@ class ControlPoint:
                 refusal = "the last step was not finite; such a step is not checkpointed"
             case Action.checkpoint if not self._checkpoint():
                 refusal = "the checkpoint could not be written"
+            case Action.probe:
+                refusal = self._probe(directive)
             case Action.pause | Action.resume:
                 self._paused = directive.action is Action.pause
                 self._diary.event(session.state, directive.action.value, decision_id=directive.decision_id)
@@ -88,6 +98,19 @@ class ControlPoint:
             session.tunables.update(directive.values)
         answer = AckState.rejected if refusal else AckState.applied
         self._control.acknowledge(directive, answer, session.state.step, dict(session.tunables), refusal)
+
+    def _probe(self, directive: Directive) -> str:
+        """Begin a probe, or take a ruling on the one under way. Returns why not."""
+        assert self.probing is not None
+        return (self.probing.begin if isinstance(directive.probe, Probe) else self.probing.rule)(directive)
+
+    def _make_way(self, directive: Directive) -> None:
+        """Anything but a ruling is meant for the run itself: a probe ends before it."""
+        if self.probing is None or not self.probing.probe_id or isinstance(directive.probe, Ruling):
+            return
+        if directive.action is Action.checkpoint and not directive.values and self.probing.standstill is None:
+            return  # saving what the run does anyway
+        self.probing.cancel(f"decision {directive.decision_id} is carried out on the run itself")
 
     def _rollback(self, directive: Directive) -> str:
         """Returns why not, with nothing changed; empty when done."""

@@ -24,10 +24,10 @@ class Diary:
         if event != "checkpoint":
             self._say(f"{event} at step {state.step}, branch {state.branch}")
 
-    def trained(self, state: RunState, items: Sequence[Item]) -> None:
+    def trained(self, branch: int, step: int, items: Sequence[Item]) -> None:
         """The prompts of a step. Where a crash made a step run twice, the last line of a (branch, step) counts."""
         epoch = min(item.epoch for item in items)
-        line: dict[str, Any] = {"branch": state.branch, "step": state.step, "epoch": epoch}
+        line: dict[str, Any] = {"branch": branch, "step": step, "epoch": epoch}
         late = [list(item) for item in items if item.epoch != epoch]
         line["ordinals"] = [item.ordinal for item in items if item.epoch == epoch]
         append_line(self._rundir.ledger, {**line, "next_epoch": late} if late else line)

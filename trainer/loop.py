@@ -18,11 +18,8 @@ one is not checkpointed either.
 
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import replace
 
 from controlplane.contract.documents import Phase
-from controlplane.contract.reports import StepReport
 from controlplane.contract.rundir import RunDir
 from trainer.checkpoint.health import WINDOW, Score, StepHealth
 from trainer.checkpoint.keeper import Keeper
@@ -30,17 +27,18 @@ from trainer.checkpoint.ring import SnapshotRing
 from trainer.control import Control, ControlPoint
 from trainer.diary import Diary
 from trainer.evaluate import EvalResult
-from trainer.learn import Learner, LearnResult
+from trainer.learn import Learner
+from trainer.probe import Probing
 from trainer.recipe import Recipe
-from trainer.record import eval_report, learn_fields, masked_ratio, rollout_stats
+from trainer.record import eval_report
 from trainer.rollback import Savepoints
 from trainer.rollout.collector import Collector
 from trainer.rollout.curriculum import Curriculum
 from trainer.session import Session
 from trainer.state import RunState
-from trainer.stopwatch import Stopwatch, device_seconds
+from trainer.stepper import Stepped, Stepper
+from trainer.stopwatch import Stopwatch
 from trainer.sync import WeightSync
-from trainer.types import ScoredGroup, Version
 
 
 class Loop:
@@ -68,8 +66,9 @@ class Loop:
         ring = SnapshotRing(recipe.checkpoint.snapshots)
         self.savepoints = Savepoints(self.session, keeper, ring, recipe.checkpoint.replay)
         self._recipe = recipe
-        self._learner, self._curriculum, self._collector = learner, curriculum, collector
-        self._sync, self._evaluate, self._keeper = sync, evaluate, keeper
+        self._learner, self._collector = learner, collector
+        self._evaluate, self._keeper = evaluate, keeper
+        self._stepper = Stepper(self.session, sync, watch, devices, recipe.rollout.overlap)
         self._control, self._watch = control, watch
         self._diary = Diary(rundir, recipe.steps, say)
         self._point = ControlPoint(
@@ -78,13 +77,23 @@ class Loop:
             self.savepoints,
             lambda: keeper.states,
             self._checkpoint,
-            self._publish,
+            self._stepper.publish,
             self._diary,
             watch,
         )
-        self._devices = devices
-        self._worker = ThreadPoolExecutor(1, "learner") if recipe.rollout.overlap else None
-        self._cpu = time.process_time()
+        self._probing = Probing(
+            rundir,
+            self.session,
+            self.savepoints,
+            self._stepper,
+            watch,
+            planned_steps=recipe.steps,
+            record=self._record,
+            settled=self._adopted,
+            event=self._event,
+            ask=self._control_point,
+        )
+        self._point.probing = self._probing
 
     @property
     def state(self) -> RunState:
@@ -108,12 +117,12 @@ class Loop:
             while not self._finished and not self.session.stopping:
                 self._one_step()
                 self._control_point()
+            self._probing.cancel("the run has ended")
             if self.savepoints.saved_step != self.state.step and not self.session.poisoned:
                 self._checkpoint()
         finally:
             self._collector.close()
-            if self._worker is not None:
-                self._worker.shutdown()
+            self._stepper.close()
         if self._finished and not self.session.stopping:
             self._event("end")
             return "end"
@@ -132,7 +141,7 @@ class Loop:
 
     def _begin(self) -> None:
         found = self.savepoints.resume()
-        self._publish()
+        self._stepper.publish()
         if found is None:
             self._event("start", seed=self._recipe.seed)
             self._evaluation()
@@ -146,104 +155,36 @@ class Loop:
     # One step
 
     def _one_step(self) -> None:
-        step = self.state.step + 1
-        used = dict(self.tunables)
-        self._fire_faults(step)
-        batch = self._collect(used)
-        if not batch:
+        self._fire_faults(self.state.step + 1)
+        stepped = self._stepper.step()
+        if stepped is None:
             return
-        result = self._train(step, batch, used)
-        now = self.state.version
-        self.state.step = step
-        sync_seconds = float("nan")
-        if not result.skipped:
-            self.state.version = Version(now.branch, now.n + 1)
-            sync_seconds = self._publish()
-        for scored in batch:  # every prompt of the batch counts as trained, also one without signal
-            self._curriculum.done(scored.item, scored.passed, len(scored.verdicts))
-        self._diary.trained(self.state, [scored.item for scored in batch])
-        self._collector.buffer.release()
-        self._report(result, batch, now, used, sync_seconds)
-        self._after(result, batch)
+        self._record(stepped)
+        self._after(stepped)
+        self._probing.after_step(stepped)
 
-    def _collect(self, used: dict[str, float]) -> Sequence[ScoredGroup]:
-        """Turn until a batch is there; empty when the run is told to stop meanwhile."""
-        while not self.session.stopping:
-            batch = self._collector.turn(self.state.version, used)
-            if batch:
-                return batch
-        return ()
-
-    def _train(self, step: int, batch: Sequence[ScoredGroup], used: dict[str, float]) -> LearnResult:
-        """The optimizer step; with overlap the next batch is generated meanwhile. Both have ended when it returns."""
-        if self._worker is None:
-            self._watch.switch(Phase.training)
-            return self._learner.step(step, batch, used)
-        training = self._worker.submit(self._learner.step, step, batch, used)
-        try:
-            self._collector.ahead(self.state.version, used)
-            self._watch.switch(Phase.training)
-        finally:
-            wait([training])
-        return training.result()
-
-    def _publish(self) -> float:
-        """Give the learner's weights to the generator under the version of the state; seconds it took."""
-        self._watch.switch(Phase.syncing_weights)
-        started = time.perf_counter()
-        self._sync.publish(self.state.version)
-        return time.perf_counter() - started
-
-    def _report(
-        self, result: LearnResult, batch: Sequence[ScoredGroup], now: Version, used: dict[str, float], sync: float
-    ) -> None:
-        lap = self._watch.lap()
-        wall, cpu = sum(lap.values()), time.process_time()
-        overlap = self._worker is not None
-        held = self._devices * (2 if overlap else 1)
-        process = min(1.0, (cpu - self._cpu) / (wall * held))
-        self._cpu = cpu
-        devices = device_seconds(lap, self._devices, overlap)
-        stats, buffer = self._collector, self._collector.buffer
-        rollouts = rollout_stats(batch, now, stats.dropped, stats.discarded_tokens)
-        rollouts = replace(rollouts, errored=stats.errored)
-        self.state.account = self.state.account.plus(
-            generation_seconds=devices["generator"],
-            training_seconds=devices["learner"],
-            completions=len(rollouts.lengths),
-            generated_tokens=rollouts.generated_tokens,
-            trained_tokens=result.trained_tokens,
-        )
-        report = StepReport(
-            step=self.state.step,
-            branch=self.state.branch,
-            seconds=(devices["generator"] + devices["learner"]) / held,
-            phase_seconds={phase.value: seconds for phase, seconds in lap.items()},
-            compute=self.state.compute,
-            device_seconds=devices,
-            rollouts=rollouts,
-            masked_ratio=masked_ratio(batch),
-            tunables=used,
-            weights_version=self.state.version.n,
-            weight_sync_seconds=sync,
-            buffer=buffer.counts(self.state.version, int(used["max_staleness"]), int(used["prompts_per_step"])),
-            inflight=stats.inflight,
-            utilization={"process": process},
-            **learn_fields(result),
-        )
-        stats.forget_counts()
+    def _record(self, stepped: Stepped) -> None:
+        """A step that is part of the run, now or because an arm of a probe was adopted."""
+        report = stepped.report
+        self._diary.trained(report.branch, report.step, [scored.item for scored in stepped.batch])
         self._control.step(report)
-        self._diary.step(report, self.state.account, self._curriculum.epoch, process)
+        self._diary.step(report, stepped.account, stepped.epoch, stepped.process)
 
-    def _after(self, result: LearnResult, batch: Sequence[ScoredGroup]) -> None:
+    def _adopted(self) -> None:
+        """The run goes on from an arm of a probe: what its weights can do, and a checkpoint of them."""
+        self._evaluation()
+        self._checkpoint()
+        self._watch.switch(Phase.idle)
+
+    def _after(self, stepped: Stepped) -> None:
         """What a step proves about earlier checkpoints; then evaluation and checkpoint when due."""
+        batch, result = stepped.batch, stepped.result
         step, last = self.state.step, self.state.step == self._recipe.steps
         ratio = sum(scored.passed for scored in batch) / sum(len(scored.verdicts) for scored in batch)
         self.state.window = [*self.state.window, ratio][-WINDOW:]
         self._keeper.after_step(StepHealth(ratio, len(batch), result.skipped))
         if step % self._recipe.evaluation.every == 0 or last:
             self._evaluation()
-        self.session.poisoned = result.skipped == "nonfinite"
         if not self.session.poisoned and (step % self._recipe.checkpoint.every == 0 or last):
             self._checkpoint()
         self._watch.switch(Phase.idle)

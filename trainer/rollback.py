@@ -59,15 +59,16 @@ class Savepoints:
 
     def save(self) -> Checkpoint | None:
         """A checkpoint of what is in force; None when the disk refused it (reported; nothing has changed)."""
-        session = self._session
-        learner = dict(session.learner.state_dict())
-        base_lr = learner.pop("base_lr")
-        content = Content(learner, _values(session.state, base_lr, session.curriculum.state_dict(), session.tunables))
-        saved = self._keeper.save(session.state, content)
+        content = self._content()
+        saved = self._keeper.save(self._session.state, content)
         if saved is not None:
             self._keep(saved, content)
-            self._keeper.settle(session.state.forks)
+            self._keeper.settle(self._session.state.forks)
         return saved
+
+    def snapshot(self) -> Snapshot:
+        """What is in force and in flight, in memory alone: to come back to it, or to fork from it."""
+        return Snapshot.of("", self._content(), self._session.collector.flight())
 
     def resume(self) -> Checkpoint | None:
         """Restore the newest checkpoint that can be trusted; None when there is none and the run is new."""
@@ -129,6 +130,12 @@ class Savepoints:
         if snapshot.flight:
             session.collector.restore(snapshot.flight, Rename(session.state.version, version))
         session.state.version = version
+
+    def _content(self) -> Content:
+        session = self._session
+        learner = dict(session.learner.state_dict())
+        base_lr = learner.pop("base_lr")
+        return Content(learner, _values(session.state, base_lr, session.curriculum.state_dict(), session.tunables))
 
     def _keep(self, saved: Checkpoint, content: Content) -> None:
         self.saved_step = saved.step

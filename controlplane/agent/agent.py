@@ -376,6 +376,7 @@ class Agent:
             rollbacks_left=max(0, self._rails.max_rollbacks - memory.rollbacks),
             checkpoints=state.checkpoints,
             phase=state.phase,
+            probe=state.probe,
         )
 
 

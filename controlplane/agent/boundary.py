@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from controlplane.contract.documents import Action, CheckpointState, Phase, Target
+from controlplane.contract.documents import Action, CheckpointState, Phase, Probe, Ruling, Target
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,8 @@ class BoundaryState:
     """Tunables in force, all of them."""
     checkpoints: tuple[CheckpointState, ...] = ()
     phase: Phase = Phase.training
+    probe: str = ""
+    """The probe that is under way. While arms other than the run itself are trained, everything else here stays as it was."""
 
 
 @dataclass(frozen=True)
@@ -35,4 +37,7 @@ class Directive:
     values: Mapping[str, float] = field(default_factory=dict)
     action: Action = Action.none
     target: Target | None = None
+    probe: Probe | Ruling | None = None
+    arms: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Of a probe: arm -> tunables, absolute and final like `values`."""
     reason: str = ""

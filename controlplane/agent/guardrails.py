@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from controlplane.agent.boundary import BoundaryState, Directive
 from controlplane.agent.memory import Memory
-from controlplane.contract.documents import AckState, Action, Desired, Health, Target
+from controlplane.contract.documents import AckState, Action, Desired, Health, Probe, Target
 from controlplane.contract.tunables import TUNABLES
 
 
@@ -184,8 +184,8 @@ def _bad_target(target: Target, state: Situation, rails: GuardRails) -> Refusal 
 
 def _bad_values(desired: Desired, state: Situation, rails: GuardRails) -> Refusal | None:
     memory, boundary = state.memory, state.boundary
-    named = {**desired.set, **(desired.lease.revert_to if desired.lease else {})}
-    for name in named:
+    arms = desired.probe.arms.values() if isinstance(desired.probe, Probe) else ()
+    for name in {*desired.set, *(desired.lease.revert_to if desired.lease else {}), *(n for arm in arms for n in arm)}:
         if name not in boundary.values:
             return Refusal(f"tunable {name} is not supported; this trainer has {', '.join(boundary.values) or 'none'}")
     # A lease that starts with a rollback counts in steps of the new branch.
@@ -210,6 +210,17 @@ def _values(desired: Desired, current: Mapping[str, float], rails: GuardRails) -
     }
 
 
+def _arms(desired: Desired, current: Mapping[str, float], rails: GuardRails) -> dict[str, dict[str, float]]:
+    if not isinstance(desired.probe, Probe):
+        return {}
+    return {
+        arm: {
+            name: rails.step_to(name, setting.resolve(current[name]), current[name]) for name, setting in sets.items()
+        }
+        for arm, sets in desired.probe.arms.items()
+    }
+
+
 def _directive(desired: Desired, state: Situation, rails: GuardRails) -> Directive:
     return Directive(
         decision_id=desired.decision_id,
@@ -217,5 +228,7 @@ def _directive(desired: Desired, state: Situation, rails: GuardRails) -> Directi
         values=_values(desired, state.boundary.values, rails),
         action=desired.action,
         target=desired.target,
+        probe=desired.probe,
+        arms=_arms(desired, state.boundary.values, rails),
         reason=desired.reason,
     )

@@ -123,6 +123,56 @@ class Target(_Document):
     digest: str
 
 
+CONTROL = "control"
+"""The arm of a probe that goes on as the run would."""
+
+
+class Probe(_Document):
+    """Arms to train from the weights in force: same prompts, same sampling seeds, other tunables.
+
+    Begins at the boundary at which it is applied. The run itself is the arm `control` and goes first; the others start
+    again where it started.
+    """
+
+    probe_id: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")
+    """Names the record of the probe in the run directory."""
+    arms: dict[str, dict[str, Setting]] = Field(min_length=1, max_length=4)
+    """Arm -> what it sets; the trainer's guard rails hold for it too."""
+    steps: int = Field(ge=1)
+    """Optimiser steps of each arm."""
+    wait_seconds: float = Field(default=120.0, ge=0, allow_inf_nan=False)
+    """Longest time that the trainer waits for the ruling once all arms have ended; then the run goes on as it was."""
+
+    @model_validator(mode="after")
+    def _named(self) -> "Probe":
+        if CONTROL in self.arms:
+            raise ValueError(f"the arm {CONTROL!r} is the run itself and sets nothing")
+        for arm, settings in self.arms.items():
+            if not settings or settings.keys() - TUNABLES.keys():
+                raise ValueError(f"arm {arm!r} must set tunables; known are {', '.join(TUNABLES)}")
+        return self
+
+
+class Ruling(_Document):
+    """What becomes of a probe that is under way: arms stop early, or it ends.
+
+    With `adopt` the run goes on from the weights of that arm, and the document sets the tunables of the arm. With `end` alone
+    it goes on as if there had been no probe.
+    """
+
+    probe_id: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")
+    stop: tuple[str, ...] = ()
+    """Arms that need no further step."""
+    adopt: str | None = None
+    end: bool = False
+
+    @model_validator(mode="after")
+    def _says_something(self) -> "Ruling":
+        if not (self.stop or self.adopt or self.end):
+            raise ValueError("a ruling must stop, adopt or end")
+        return self
+
+
 class Desired(_Signed):
     """What the controller wants, in full. Written whole each time; `generation` tells old from new."""
 
@@ -145,6 +195,7 @@ class Desired(_Signed):
     lease: Lease | None = None
     action: Action = Action.none
     target: Target | None = None
+    probe: Probe | Ruling | None = None
     reason: str
     evidence: dict[str, float] = {}
 
@@ -155,6 +206,8 @@ class Desired(_Signed):
             raise ValueError(f"unknown tunable {unknown[0]!r}; known are {', '.join(TUNABLES)}")
         if (self.action is Action.rollback) != (self.target is not None):
             raise ValueError("a rollback, and nothing else, names a target checkpoint")
+        if (self.action is Action.probe) != (self.probe is not None):
+            raise ValueError("a probe, and nothing else, says what it is")
         if self.base_generation >= self.generation:
             raise ValueError("generation must be larger than base_generation")
         return self
@@ -215,6 +268,8 @@ class Observed(_Document):
     rollbacks_left: int
     checkpoints: tuple[CheckpointState, ...] = ()
     phase: Phase
+    probe: str = ""
+    """The probe that is under way; its record in the run directory has the rest."""
 
     @property
     def finished(self) -> bool:

@@ -5,6 +5,7 @@
       recipe.yaml           the recipe as resolved, every default filled in
       target.json           Prometheus file_sd entry of the trainer's exporter (rewritten at every process start)
       steps.jsonl  evals.jsonl  events.jsonl  ledger.jsonl      the trainer's own append-only record
+      probes/               one record for each probe: its arms, step by step and prompt by prompt
       checkpoints/          one directory each, manifest.json last
       control/              key (0600) · desired.json <- controller · observed.json <- agent · control.jsonl acks
       controller/           journal.db · target.json of the controller's exporter · metrics.db, what both pages said over time
@@ -76,6 +77,10 @@ class RunDir:
     @property
     def checkpoints(self) -> Path:
         return self.root / "checkpoints"
+
+    @property
+    def probes(self) -> Path:
+        return self.root / "probes"
 
     @property
     def control(self) -> Path:

@@ -31,12 +31,25 @@ def ask(memory: Memory | None = None, rails: GuardRails = RAILS, step: int = 10,
         }
     )
     boundary = BoundaryState(step, 0, 1.0, VALUES, (GOOD, FRESH))
-    actions = (Action.rollback, Action.stop, Action.pause)
+    actions = (Action.rollback, Action.stop, Action.pause, Action.probe)
     return admit(document, Situation(INFO.run_uid, "inc", actions, boundary, memory or Memory()), rails)
 
 
 def lr(scale: float) -> dict[str, Setting]:
     return {"lr_scale": Setting(scale=scale)}
+
+
+def arms(*sets: dict[str, object], steps: int = 5) -> dict[str, object]:
+    probe = {"probe_id": "p1", "arms": {f"arm{n}": each for n, each in enumerate(sets)}, "steps": steps}
+    return {"action": "probe", "probe": probe}
+
+
+def test_arms_of_a_probe_stay_inside_the_rails() -> None:
+    verdict = ask(**arms({"lr_scale": {"value": 9.0}}, {"lr_scale": {"scale": 0.01}}))
+    assert isinstance(verdict, Directive)
+    assert verdict.values == {}
+    now = VALUES["lr_scale"]
+    assert verdict.arms == {"arm0": {"lr_scale": min(2 * now, 4.0)}, "arm1": {"lr_scale": max(now / 2, 0.1)}}
 
 
 REFUSED = [
@@ -46,7 +59,8 @@ REFUSED = [
     ("an old generation", {"epoch": 1, "newest_generation": 3}, {}, "generation 1 is not newer than 3"),
     ("a stale base", {"applied_generation": 2}, {"generation": 5, "base_generation": 1}, "based on generation 1, but 2 is in force"),
     ("too late", {}, {"expires_at_step": 9}, "expired at step 9; this is step 10"),
-    ("an unsupported action", {}, {"action": "probe"}, "action probe is not supported"),
+    ("an unsupported action", {}, {"action": "checkpoint"}, "action checkpoint is not supported"),
+    ("an arm with an unsupported tunable", {}, arms({"temperature": {"value": 1}}), "tunable temperature is not supported"),
     ("an unsupported tunable", {}, {"set": {"temperature": Setting(value=1)}}, "tunable temperature is not supported"),
     ("a lease on an unsupported tunable", {}, {"lease": Lease(until_step=20, revert_to={"temperature": 1})}, "tunable temperature"),
     ("a lease that is over", {}, {"set": lr(0.5), "lease": Lease(until_step=10, revert_to=VALUES)}, "the lease ends at step 10"),

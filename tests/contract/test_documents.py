@@ -35,6 +35,21 @@ def desired(**changes: object) -> Desired:
     "changes",
     [
         {"set": {"learning_rate": {"value": 1}}},
+        {"action": "probe", "target": None},
+        {"probe": {"probe_id": "p1", "end": True}},
+        {"action": "probe", "target": None, "probe": {"probe_id": "p1"}},
+        {"action": "probe", "target": None, "probe": {"probe_id": "../p1", "end": True}},
+        {
+            "action": "probe",
+            "target": None,
+            "probe": {"probe_id": "p", "steps": 3, "arms": {"control": {"lr_scale": {"scale": 2}}}},
+        },
+        {"action": "probe", "target": None, "probe": {"probe_id": "p", "steps": 3, "arms": {"a": {}}}},
+        {
+            "action": "probe",
+            "target": None,
+            "probe": {"probe_id": "p", "steps": 3, "arms": {"a": {"speed": {"scale": 2}}}},
+        },
         {"set": {"lr_scale": {}}},
         {"set": {"lr_scale": {"value": 1, "scale": 1}}},
         {"set": {"lr_scale": {"scale": 0}}},

@@ -153,7 +153,7 @@ def check(root: Path, loop: Loop, replay: str) -> None:
     written = Counter(item for items in steps.values() for item in items)
     assert max(written.values()) == 1
     assert set(written) == trained
-    curriculum = loop._curriculum
+    curriculum = loop.session.curriculum
     done = {(epoch, ordinal) for epoch, ordinals in curriculum._done.items() for ordinal in ordinals}
     done |= {(epoch, ordinal) for epoch in range(curriculum.epoch) for ordinal in range(rig.PROMPTS)}
     skipped = {

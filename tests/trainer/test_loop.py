@@ -136,7 +136,7 @@ def test_rollback_restores_bit_exactly_and_changes_what_it_must(
     recipe = changed(steps=8, faults=[{"step": 6, "kind": "base_lr", "factor": 3.0}])
     restored: dict[str, Any] = {}
     loop = start(recipe)
-    real = loop._sync.publish
+    real = loop._stepper._sync.publish
     published: list[Version] = []
 
     def spy(version: Any) -> None:
@@ -152,7 +152,7 @@ def test_rollback_restores_bit_exactly_and_changes_what_it_must(
         published.append(version)
         real(version)
 
-    monkeypatch.setattr(loop._sync, "publish", spy)
+    monkeypatch.setattr(loop._stepper._sync, "publish", spy)
     script.at_step = rollback_once(7, lr_scale=0.5)
     assert loop.run() == "end"
     (ack,) = script.acks

@@ -127,7 +127,7 @@ def test_forks_from_one_snapshot_are_alike_until_their_tunables_part(tmp_path: P
     def future(n: int, lr_scale: float) -> Any:
         run.loop.tunables["lr_scale"] = lr_scale
         run.loop.savepoints.fork(snapshot, Version(n, 100 * n))
-        run.loop._publish()
+        run.loop._stepper.publish()
         for _ in range(3):
             run.loop._one_step()
         state = run.loop.session.learner.state_dict()["model"]
@@ -205,7 +205,7 @@ def test_skip_leaves_out_what_was_trained_since_and_samples_what_comes_again_oth
         for pair in line.get("next_epoch", [])
     ]
     assert sorted(map(tuple, event["skipped"])) == sorted(trained)
-    assert run.loop._curriculum.salt == 1
+    assert run.loop.session.curriculum.salt == 1
     seeds_by_item = Counter(request.seed for request in run.requests)
     assert max(seeds_by_item.values()) == 1  # also what was in flight is sampled anew
 

@@ -25,7 +25,7 @@ class Snapshot:
     """One moment of a run between two steps. Never changes, however often it is restored."""
 
     digest: str
-    """Of the checkpoint on disk that holds the same state."""
+    """Of the checkpoint on disk that holds the same state; empty where there is none."""
     flight: Flight | None
     """What was between curriculum and learner; None where the generator cannot take snapshots."""
     _content: Content

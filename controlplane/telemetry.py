@@ -18,7 +18,13 @@ REFUSED = "refused"
 
 
 def _action(rule: Rule) -> str:
-    return "rollback" if rule.then.rollback else "tune" if rule.then.families else "page"
+    if rule.then.rollback:
+        return "rollback"
+    return "tune" if rule.then.families else "advise" if rule.then.advise else "page"
+
+
+_RESULTS = {"page": ("page", "hold"), "advise": ("advise", "hold")}
+_ANY = ("act", "advise", "observe", "page", "hold")
 
 
 class Telemetry:
@@ -37,10 +43,10 @@ class Telemetry:
             store.state("rl_controller_mode", max(policy.autonomy.values(), default=Autonomy.observe).name)
             if policy.forecast.target is not None:
                 store.set("rl_forecast_target_pass_ratio", policy.forecast.target)
-            for action in {*self._actions.values()} - {"page"}:
+            for action in {*self._actions.values()} - _RESULTS.keys():
                 store.observe_many("rl_controller_action_seconds", (), action=action)
             for rule, action in self._actions.items():
-                for result in ("act", "advise", "observe", "page", "hold") if action != "page" else ("page", "hold"):
+                for result in _RESULTS.get(action, _ANY):
                     store.inc("rl_controller_decisions_total", 0, rule=rule, action=action, result=result)
         self.port = store.serve("127.0.0.1", port)
         labels = {"job": "scalerl-controller", "run": run}
@@ -84,7 +90,7 @@ class Telemetry:
         for rule in self._policy.rules:
             acted = standing.acted.get(rule.name, ())
             store.set("rl_controller_rule_active", float(rule.name in troubled), rule=rule.name)
-            if self._actions[rule.name] == "page":
+            if self._actions[rule.name] in _RESULTS:
                 continue
             store.set("rl_controller_rule_actions_remaining", rule.limits.max_per_run - len(acted), rule=rule.name)
             wait = acted[-1] + rule.limits.cooldown_steps - standing.progress if acted else 0

@@ -8,7 +8,7 @@ shows in `rl_policy_threshold`.
 from dataclasses import dataclass
 
 from controlplane.policy import Policy
-from controlplane.policy.models import Stall, Threshold
+from controlplane.policy.detectors import Stall, Threshold
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,8 @@ class Limits:
     zero_variance: float = 0.80
     mismatch_kl: float = 0.05
     entropy: float = 0.05
+    checkpoint_age: float = 7200.0
+    """Two save intervals of a large run."""
     stall_times: float = 10.0
     stall_seconds: float = 600.0
     blind_seconds: float = 60.0
@@ -37,6 +39,7 @@ _SIDES = {
     "zero_variance": "above",
     "mismatch_kl": "above",
     "entropy": "below",
+    "checkpoint_age": "above",
 }
 
 

@@ -3,14 +3,12 @@
 from controlplane.alerts.limits import Limits
 from controlplane.alerts.model import FIRES, SILENT, Alert, Story, grown, held
 
-CHECKPOINT_SECONDS = 2 * 3600
-"""Two save intervals of a large run. A run that saves less often raises it with its own rule file."""
 UP = 'up{run="r1",job="scalerl-trainer",instance="t:1"}'
 
 
 def trainer(limits: Limits) -> tuple[Alert, ...]:
     """Steps, devices, checkpoints."""
-    return (_stalled(limits), _devices(limits), _starved(), _checkpoint_stale(), _checkpoint_failed(), _down())
+    return (_stalled(limits), _devices(limits), _starved(), _checkpoint_stale(limits), _checkpoint_failed(), _down())
 
 
 def _stalled(limits: Limits) -> Alert:
@@ -120,13 +118,14 @@ def _starved() -> Alert:
     )
 
 
-def _checkpoint_stale() -> Alert:
+def _checkpoint_stale(limits: Limits) -> Alert:
+    minutes = int(limits.checkpoint_age / 60)
     saved = 'rl_checkpoint_last_success_timestamp_seconds{run="r1"}'
     return Alert(
         "RLCheckpointStale",
         "warning",
         "trainer",
-        f"time() - rl_checkpoint_last_success_timestamp_seconds > {CHECKPOINT_SECONDS}",
+        f"time() - rl_checkpoint_last_success_timestamp_seconds > {limits.checkpoint_age:g}",
         "No checkpoint for a long time",
         "Run {{ $labels.run }}: the last good checkpoint is {{ $value | humanizeDuration }} old.",
         "What happens now would cost all the work since that checkpoint, and there is nothing newer to roll back to.",
@@ -137,11 +136,12 @@ def _checkpoint_stale() -> Alert:
             "Ask for one: `scalerl` has an order to save, the trainer takes it at the next step boundary.",
         ),
         wait="5m",
+        signal="checkpoint_age",
         stories=(
             Story(
-                "two hours without a checkpoint fire and a new one resolves",
-                {saved: "0x140 8460x30"},
-                {100: SILENT, 122: SILENT, 130: FIRES, 150: SILENT},
+                "too long without a checkpoint fires and a new one resolves",
+                {saved: held((0, minutes + 20), (60 * (minutes + 20), 30))},
+                {minutes - 10: SILENT, minutes + 2: SILENT, minutes + 10: FIRES, minutes + 30: SILENT},
             ),
         ),
     )

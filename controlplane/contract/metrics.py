@@ -40,6 +40,9 @@ TOKENS = (
 )
 """Bucket bounds in tokens. 15,000 is a bound because a bucket quantile is exact only there; the run's limit is added."""
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600)
+PROMPT_TOKENS = (128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
+SYNC_SECONDS = (0.05, 0.25, 1, 2.5, 5, 10, 30, 60)
+CHECKPOINT_SECONDS = (1, 5, 10, 30, 60, 120, 300, 600, 1800)
 REWARD = (-1, -0.75, -0.5, -0.25, 0, 0.1, 0.25, 0.5, 0.75, 0.9, 1)
 STALENESS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 32)
 
@@ -119,7 +122,7 @@ TRAINER: tuple[Metric, ...] = (
     _metric("rl_rollout_dropped_groups_total", "counter", "Prompt groups that never reached the learner, by reason.", reason=("stale", "error", "rollback")),
     _metric("rl_rollout_reward", "histogram", "Reward of each completion.", "", REWARD),
     _metric("rl_rollout_length_tokens", "histogram", "Generated tokens of each completion.", "tokens", TOKENS),
-    _metric("rl_rollout_prompt_tokens", "histogram", "Prompt tokens of each completion.", "tokens", TOKENS),
+    _metric("rl_rollout_prompt_tokens", "histogram", "Prompt tokens of each completion.", "tokens", PROMPT_TOKENS),
     _metric("rl_rollout_truncated_total", "counter", "Completions cut short by the length limit; by finish reason only.", reason=("length",)),
     _metric("rl_rollout_interrupted_total", "counter", "Completions whose thinking was closed by force."),
     _metric("rl_rollout_tokens_total", "counter", "Tokens through the sampler.", "tokens", kind=("prompt", "generated", "discarded")),
@@ -130,7 +133,7 @@ TRAINER: tuple[Metric, ...] = (
     _metric("rl_buffer_groups", "gauge", "Prompt groups in the rollout buffer, by state.", state=("waiting", "inflight", "ready", "held")),
     _metric("rl_buffer_capacity_groups", "gauge", "Groups that the staleness bound admits now."),
     _metric("rl_sampler_weights_version", "gauge", "Weights version that the sampler holds, within the branch.", "steps"),
-    _metric("rl_weight_sync_seconds", "histogram", "Wall time of one weight transfer to the sampler.", "seconds", SECONDS),
+    _metric("rl_weight_sync_seconds", "histogram", "Wall time of one weight transfer to the sampler.", "seconds", SYNC_SECONDS),
     # Held-out evaluation
     _metric("rl_eval_pass_ratio", "gauge", "Held-out mean@k of the last evaluation.", "ratio", dataset=(), k=()),
     _metric("rl_eval_pass_at_k_ratio", "gauge", "Held-out share of prompts solved at least once in k; for some k up to the completions of a prompt.", "ratio", dataset=(), k=()),
@@ -144,7 +147,7 @@ TRAINER: tuple[Metric, ...] = (
     # Checkpoints and control
     _metric("rl_checkpoint_last_success_timestamp_seconds", "gauge", "Unix time of the last checkpoint written and verified.", "seconds"),
     _metric("rl_checkpoint_last_step", "gauge", "Step of that checkpoint.", "steps"),
-    _metric("rl_checkpoint_seconds", "histogram", "Wall time of one checkpoint.", "seconds", SECONDS),
+    _metric("rl_checkpoint_seconds", "histogram", "Wall time of one checkpoint.", "seconds", CHECKPOINT_SECONDS),
     _metric("rl_checkpoint_size_bytes", "gauge", "Size of the last checkpoint.", "bytes"),
     _metric("rl_checkpoint_failures_total", "counter", "Checkpoints that failed, by stage.", stage=("write", "verify")),
     _metric("rl_checkpoint_retained", "gauge", "Checkpoints on disk, by health.", health=("fresh", "good", "bad")),
@@ -170,7 +173,7 @@ CONTROLLER: tuple[Metric, ...] = (
     _metric("rl_controller_mode", "state", "Highest autonomy that the policy in force allows.", state=("observe", "advise", "act", "hold")),
     _metric("rl_controller_start_timestamp_seconds", "gauge", "Unix time of this process start.", "seconds"),
     _metric("rl_controller_last_evaluation_timestamp_seconds", "gauge", "Unix time of the last evaluation of the policy.", "seconds"),
-    _metric("rl_controller_evaluation_seconds", "histogram", "Wall time of one evaluation of the policy.", "seconds", (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)),
+    _metric("rl_controller_evaluation_seconds", "histogram", "Wall time of one evaluation of the policy.", "seconds", (0.005, 0.025, 0.1, 0.5, 1)),
     _metric("rl_controller_detector_active", "gauge", "1 while the detector is in alarm.", detector=()),
     _metric("rl_controller_detector_value", "gauge", "The statistic that the detector compares with its threshold.", detector=()),
     _metric("rl_controller_rule_active", "gauge", "1 while the trouble that a rule watches for lasts.", rule=()),
@@ -179,7 +182,7 @@ CONTROLLER: tuple[Metric, ...] = (
     _metric("rl_policy_threshold", "gauge", "Threshold in force of a detector.", detector=()),
     _metric("rl_policy_info", "info", "Name and hash of the policy in force."),
     _metric("rl_controller_decisions_total", "counter", "Decisions by rule, action and what became of them.", rule=(), action=(), result=()),
-    _metric("rl_controller_action_seconds", "histogram", "Time from a decision to the trainer's answer.", "seconds", (0.1, 0.5, 1, 5, 10, 30, 60, 300, 1800), action=()),
+    _metric("rl_controller_action_seconds", "histogram", "Time from a decision to the trainer's answer.", "seconds", (1, 5, 15, 60, 300, 1800), action=()),
     _metric("rl_controller_verdicts_total", "counter", "Actions judged afterwards, by whether the pass rate returned to what it was.", helped=("true", "false")),
     _metric("rl_controller_rollbacks_remaining", "gauge", "Rollbacks left in the budget of the policy."),
     _metric("rl_controller_source_errors_total", "counter", "Failed reads, by source.", origin=("metrics", "observed")),

@@ -16,8 +16,9 @@ import typer
 
 from controlplane.contract.rundir import RunDir
 from controlplane.contract.yamlfile import FileError
-from controlplane.journal import Journal, JournalError
-from controlplane.loop import ControlError, Controller
+from controlplane.journal import JournalError, journal_of
+from controlplane.logbook import log, replay_journal
+from controlplane.loop import LEASE_SECONDS, ControlError, Controller
 from controlplane.metricstore import Recorder
 from controlplane.metricstore.command import app as metrics_app
 from controlplane.policy import Autonomy, find, parse
@@ -54,6 +55,15 @@ def control(
         float,
         typer.Option(min=0, help="Seconds between two records of every metric in RUN/controller/metrics.db; 0: none."),
     ] = 15.0,
+    journal: Annotated[
+        str,
+        typer.Option(
+            metavar="URL",
+            envvar="SCALERL_JOURNAL",
+            help="Keep the journal in this PostgreSQL database, postgresql://user@host/db, instead of a file of the run. "
+            "Several controllers may then stand by for the same run.",
+        ),
+    ] = "",
 ) -> None:
     """Attach a controller to a running trainer.
 
@@ -76,22 +86,19 @@ def control(
     source: MetricSource = ScrapeSource(rundir.target)
     if prometheus:
         source = PrometheusSource(prometheus, rundir.read_info().name)
-    journal = Journal(rundir.journal)
-    controller = Controller(rundir, checked.capped(Autonomy[at_most]), text, source, journal)
-    controller.attach()
-    bound = controller.export(port)
-    logging.getLogger("controller").info(
-        "looks at %s every %g s; metrics on http://127.0.0.1:%d/metrics", run, interval, bound
-    )
+    kept = journal_of(rundir, journal)
+    lease = max(LEASE_SECONDS, 4 * interval)
+    controller = Controller(rundir, checked.capped(Autonomy[at_most]), text, source, kept, lease_seconds=lease)
+    logging.getLogger("controller").info("looks at %s every %g s; journal in %s", run, interval, kept.name)
     recorder = Recorder(rundir, record) if record else None
     try:
         if recorder:
             recorder.start()
-        controller.run(interval, stop)
+        controller.run(interval, stop, port)
     finally:
         if recorder:
             recorder.stop()
-        journal.close()
+        kept.close()
 
 
 def _wait_for_trainer(rundir: RunDir, stop: threading.Event) -> None:
@@ -152,6 +159,8 @@ def demo(
     raise typer.Exit(run_compare(out, seed) if compare else run_demo(out, seed, fault=fault, at_most=at_most))
 
 
+app.command()(log)
+app.command("replay-journal")(replay_journal)
 app.command()(loo)
 app.command()(repeat)
 

@@ -17,20 +17,23 @@ from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
-from pydantic import ValidationError
-
 from controlplane.agent import read_key
 from controlplane.contract.documents import Desired, Observed
-from controlplane.contract.rundir import RunDir, write_atomic
+from controlplane.contract.rundir import RunDir
 from controlplane.decide import Decision, Evaluator, Judgement, Kind
 from controlplane.detect import SERIES
-from controlplane.journal import EntryKind, Journal
+from controlplane.journal import EntryKind, Journal, JournalError, LeaseLostError
 from controlplane.policy import Policy
+from controlplane.post import Post
 from controlplane.snapshot import Snapshot
 from controlplane.sources import MetricSource, SourceError
 from controlplane.telemetry import Telemetry
 
 log = logging.getLogger("controller")
+
+
+LEASE_SECONDS = 60.0
+"""A controller that has not written for so long has lost the run to whoever asks for it."""
 
 
 class ControlError(Exception):
@@ -48,8 +51,10 @@ class Controller:
         source: MetricSource,
         journal: Journal,
         clock: Callable[[], float] = time.time,
+        lease_seconds: float = LEASE_SECONDS,
     ) -> None:
         self._rundir, self._policy, self._source, self._journal, self._clock = rundir, policy, source, journal, clock
+        self._post, self._lease_seconds = Post(rundir), lease_seconds
         self._evaluator = Evaluator(policy)
         self._epoch = 0
         self._telemetry: Telemetry | None = None
@@ -61,15 +66,24 @@ class Controller:
         return hashlib.sha256(self._policy.model_dump_json().encode()).hexdigest()[:12]
 
     def attach(self) -> None:
-        """Rebuild the state from the journal, fence older controllers, and publish again what still waits for an answer.
+        """Take the lease, rebuild the state from the journal, and publish again what still waits for an answer.
 
         Publishing twice is harmless: the document names the incarnation that it was decided on, and the agent applies a
         decision_id once.
+
+        Raises:
+            LeaseHeldError: another controller leads this run.
+            ControlError: the journal belongs to another run.
         """
         run_uid = self._rundir.read_info().run_uid if self._rundir.info.exists() else ""
-        unanswered = self._recall(run_uid)
-        observed = self._observed([])
-        self._epoch = max(self._epoch, observed.epoch if observed else 0) + 1
+        before = self._journal.newest(EntryKind.start)
+        if before and run_uid and before.body["run_uid"] not in ("", run_uid):
+            raise ControlError(f"{self._journal.name} belongs to run {before.body['run_uid']}, not to {run_uid}")
+        observed, _ = self._post.observed()
+        seen = max(observed.epoch if observed else 0, int(before.body["epoch"]) if before else 0)
+        self._epoch = self._journal.lead(self._lease_seconds, above=seen)
+        self._evaluator = Evaluator(self._policy)
+        unanswered = self._recall()
         body = {
             "run_uid": run_uid,
             "epoch": self._epoch,
@@ -104,23 +118,49 @@ class Controller:
             self._telemetry.record(snapshot, judgement, decision, self._evaluator.standing, seconds)
         return judgement, decision
 
-    def run(self, interval: float, stop: threading.Event) -> None:
-        """Look every `interval` seconds until `stop` is set or the trainer has ended."""
+    def run(self, interval: float, stop: threading.Event, port: int | None = None) -> None:
+        """Look every `interval` seconds until `stop` is set or the trainer has ended; metrics on `port` while leading.
+
+        A controller that loses its lease, or cannot write its journal, does nothing from that moment on but try to take
+        the lease again; when it gets it, it carries on from the journal.
+        """
         told = ""
         while not stop.is_set():
             started = time.monotonic()
-            _, decision = self.tick()
-            if decision.reason != told and decision.kind is not Kind.nothing:
-                log.info("step %s %s: %s", decision.step, decision.kind.value, decision.reason)
-            told = decision.reason
-            if (observed := self._observed([])) is not None and observed.finished:
+            try:
+                if not self._journal.leads:
+                    self.attach()
+                    if port is not None:
+                        log.info("metrics on http://127.0.0.1:%d/metrics", self.export(port))
+                _, decision = self.tick()
+            except JournalError as error:
+                self._journal.resign()
+                self._silence()
+                if told != (told := str(error)):
+                    log.warning("read-only, tries again every %g s: %s", interval, error)
+            else:
+                if decision.reason != told and decision.kind is not Kind.nothing:
+                    log.info("step %s %s: %s", decision.step, decision.kind.value, decision.reason)
+                told = decision.reason
+            if (observed := self._post.observed()[0]) is not None and observed.finished:
                 break
             stop.wait(max(0.0, interval - (time.monotonic() - started)))
-        self._journal.append(
-            [(EntryKind.stop, {"reason": "asked to stop" if stop.is_set() else "the run has ended"})], self._clock()
-        )
+        self._end("asked to stop" if stop.is_set() else "the run has ended")
+
+    def _end(self, reason: str) -> None:
+        if self._journal.leads:
+            try:
+                self._journal.append([(EntryKind.stop, {"reason": reason})], self._clock())
+            except JournalError as error:
+                log.warning("the end could not be written down: %s", error)
+            self._journal.resign()
+        self._silence()
+
+    def _silence(self) -> None:
+        """Stop exporting: only who leads a run speaks for it."""
         if self._telemetry is not None:
             self._telemetry.close()
+            self._telemetry = None
 
     def _look(self) -> Snapshot:
         errors: list[str] = []
@@ -130,36 +170,29 @@ class Controller:
             sampled_at, metrics = sample.at, sample.values
         except SourceError as error:
             errors.append(str(error))
-        observed = self._observed(errors)
+        observed, problem = self._post.observed()
+        at = self._clock()
+        approvals, orders = self._post.said(at)
         return Snapshot(
-            at=self._clock(), sampled_at=sampled_at, metrics=metrics, observed=observed, errors=tuple(errors)
+            at=at,
+            sampled_at=sampled_at,
+            metrics=metrics,
+            observed=observed,
+            errors=(*errors, problem) if problem else tuple(errors),
+            approvals=approvals,
+            orders=orders,
         )
 
-    def _observed(self, errors: list[str]) -> Observed | None:
-        path = self._rundir.observed
-        try:
-            return Observed.model_validate_json(path.read_bytes())
-        except OSError:
-            errors.append(f"{path} cannot be read: the trainer's agent has not written yet")
-        except ValidationError as error:
-            errors.append(f"{path} is not an observed document ({error.error_count()} errors)")
-        return None
-
-    def _recall(self, run_uid: str) -> tuple[Decision, Observed | None] | None:
+    def _recall(self) -> tuple[Decision, Observed | None] | None:
         """Feed the journal to the evaluator; the action that still waits for an answer, with what it was decided on."""
         action: tuple[Decision, Observed | None] | None = None
         count = 0
-        for entry in self._journal.entries():
-            if entry.kind is EntryKind.start:
-                if run_uid and entry.body["run_uid"] not in ("", run_uid):
-                    raise ControlError(f"{self._journal.path} belongs to run {entry.body['run_uid']}, not to {run_uid}")
-                self._epoch = max(self._epoch, int(entry.body["epoch"]))
-            elif entry.kind is EntryKind.look:
-                snapshot = Snapshot.model_validate(entry.body["snapshot"])
-                decision = Decision.model_validate(entry.body["decision"])
-                self._evaluator.recall(snapshot, decision)
-                action = (decision, snapshot.observed) if decision.kind is Kind.act else action
-                count += 1
+        for entry in self._journal.entries(kind=EntryKind.look):
+            snapshot = Snapshot.model_validate(entry.body["snapshot"])
+            decision = Decision.model_validate(entry.body["decision"])
+            self._evaluator.recall(snapshot, decision)
+            action = (decision, snapshot.observed) if decision.kind is Kind.act else action
+            count += 1
         if count:
             log.info("carries on from %d looks in the journal", count)
         return action if action and self._evaluator.standing.pending == action[0] else None
@@ -187,7 +220,8 @@ class Controller:
             "document": document.model_dump(mode="json", exclude={"signature"}),
         }
         self._journal.append([(EntryKind.published, body)], self._clock())
-        write_atomic(self._rundir.desired, document.model_dump_json(), durable=True)
+        if not self._post.publish(document):
+            raise LeaseLostError(f"a controller with an epoch above {self._epoch} has published; this one is read-only")
 
     def _key(self) -> bytes:
         try:

@@ -11,7 +11,7 @@ from typing import Any
 from controlplane.contract.documents import Observed
 from controlplane.contract.rundir import RunDir, RunInfo, read_lines
 from controlplane.decide import Decision, ForecastView, Kind
-from controlplane.journal import EntryKind, Journal, JournalError
+from controlplane.journal import EntryKind, JournalError, journal_of
 from controlplane.policy import Autonomy, Policy
 
 
@@ -95,10 +95,10 @@ class Record:
             self._read[path.name] = size
 
     def _journal(self) -> None:
-        if not self.rundir.journal.exists():
+        if not (self.rundir.journal.exists() or self.rundir.journal_url.exists()):
             return
         try:
-            journal = Journal(self.rundir.journal, read_only=True)
+            journal = journal_of(self.rundir, read_only=True)
         except JournalError:
             return  # the controller is just creating it
         try:

@@ -128,5 +128,7 @@ class Telemetry:
 
     def close(self) -> None:
         """Stop exporting; the target goes away with it, so that Prometheus does not page for a controller that ended well."""
-        self._rundir.controller_target.unlink(missing_ok=True)
+        target = self._rundir.controller_target
+        if target.exists() and f'127.0.0.1:{self.port}"' in target.read_text():  # not that of one who has taken over
+            target.unlink(missing_ok=True)
         self._store.close()

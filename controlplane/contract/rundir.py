@@ -7,8 +7,9 @@
       steps.jsonl  evals.jsonl  events.jsonl  ledger.jsonl      the trainer's own append-only record
       probes/               one record for each probe: its arms, step by step and prompt by prompt
       checkpoints/          one directory each, manifest.json last
-      control/              key (0600) · desired.json <- controller · observed.json <- agent · control.jsonl acks
-      controller/           journal.db · target.json of the controller's exporter · metrics.db, what both pages said over time
+      control/              key (0600) · desired.json <- controller · observed.json <- agent · control.jsonl acks · said/ <- people
+      controller/           journal.db, or journal.url that says where it is · target.json of the controller's exporter ·
+                            metrics.db, what both pages said over time
       trainer.log  controller.log  report.html
 
 Every JSON document is replaced atomically; every JSONL file is only ever appended to, one whole line at a time.
@@ -95,6 +96,10 @@ class RunDir:
         return self.control / "desired.json"
 
     @property
+    def said(self) -> Path:
+        return self.control / "said"
+
+    @property
     def observed(self) -> Path:
         return self.control / "observed.json"
 
@@ -109,6 +114,10 @@ class RunDir:
     @property
     def journal(self) -> Path:
         return self.controller / "journal.db"
+
+    @property
+    def journal_url(self) -> Path:
+        return self.controller / "journal.url"
 
     @property
     def controller_target(self) -> Path:

@@ -1,16 +1,20 @@
 """The whole controller against a simulated trainer: it brings a run back, does nothing to a healthy one, and survives kills."""
 
 import json
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from controlplane import loop
 from controlplane.contract.documents import AckState, Desired, Observed
 from controlplane.contract.rundir import RunDir, read_lines
 from controlplane.decide import Kind
-from controlplane.journal import EntryKind, Journal, JournalError
-from controlplane.loop import ControlError
+from controlplane.journal import EntryKind, Journal, JournalError, LeaseLostError
+from controlplane.loop import ControlError, Controller
+from controlplane.policy import find, parse
+from controlplane.post import directory
 from controlplane.replay import replay
 from controlplane.sim.faults import lr_fault, nan
 from tests.loop.simulated import Bench
@@ -110,7 +114,7 @@ def test_a_crash_at_any_point_neither_loses_nor_repeats_the_action(
             armed[0] = False
             raise Dead
 
-    append, write = Journal.append, loop.write_atomic
+    append, write = Journal.append, directory.write_atomic
 
     def watched_append(self: Journal, rows: list[tuple[EntryKind, dict[str, object]]], at: float) -> object:
         kind, body = rows[0]
@@ -129,7 +133,7 @@ def test_a_crash_at_any_point_neither_loses_nor_repeats_the_action(
         die("after publishing")
 
     monkeypatch.setattr(Journal, "append", watched_append)
-    monkeypatch.setattr(loop, "write_atomic", watched_write)
+    monkeypatch.setattr(directory, "write_atomic", watched_write)
     going = True
     while going:
         try:
@@ -225,3 +229,74 @@ def test_an_unwritable_journal_means_no_publication(tmp_path: Path, monkeypatch:
         bench.run()
     assert not bench.rundir.desired.exists()
     bench.close()
+
+
+def test_a_controller_that_loses_its_lease_writes_and_publishes_nothing_more(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, 1, FAULT)
+    bench.run(until=118)
+    other = Journal(bench.rundir.journal)
+    other.lead(60.0)
+    written = len(list(other.entries()))
+    with pytest.raises(LeaseLostError):
+        bench.run()
+    assert len(list(other.entries())) == written
+    assert not bench.rundir.desired.exists()
+    other.close()
+    bench.close()
+
+
+def test_a_late_writer_cannot_replace_the_document_of_a_newer_controller(tmp_path: Path) -> None:
+    """It journaled under its lease, fell asleep, and wakes up after another one has published."""
+    bench = Bench(tmp_path, 1, FAULT)
+    bench.run(until=118)
+    newer = Desired(
+        run_uid="sim-1",
+        incarnation="x",
+        epoch=99,
+        generation=1,
+        base_generation=0,
+        decision_id="newer",
+        issued_at=0.0,
+        expires_at_step=1,
+        reason="",
+    )
+    bench.rundir.desired.write_text(newer.model_dump_json())
+    with pytest.raises(LeaseLostError, match="epoch above 1"):
+        bench.run()
+    assert Desired.model_validate_json(bench.rundir.desired.read_bytes()) == newer
+    bench.close()
+
+
+def test_two_controllers_share_a_run_and_the_second_takes_over_when_the_first_falls_silent(tmp_path: Path) -> None:
+    """In real time: the first one leads, the second stands by; the first is stopped, the second leads; nothing is lost."""
+    bench = Bench(tmp_path, 1)
+    bench.run(until=5)
+    bench.journal.resign()
+    name, text = find("demo")
+    stops, threads = [threading.Event(), threading.Event()], []
+    for number, stop in enumerate(stops):
+        journal = Journal(bench.rundir.journal)
+        lead = journal.lead
+        monkey = lambda seconds, above=0, lead=lead, n=number: lead(seconds, above, holder=f"host/1/{n}")  # noqa: E731
+        journal.lead = monkey  # type: ignore[method-assign,assignment]
+        controller = Controller(bench.rundir, parse(text, name), text, bench.source, journal, lease_seconds=30.0)
+        threads.append(threading.Thread(target=controller.run, args=(0.02, stop)))
+        threads[-1].start()
+        wait_for(lambda: len(list(bench.journal.entries(kind=EntryKind.start))) >= 2)
+    looks = len(list(bench.journal.entries(kind=EntryKind.look)))
+    wait_for(lambda: len(list(bench.journal.entries(kind=EntryKind.look))) > looks + 3)
+    assert len(list(bench.journal.entries(kind=EntryKind.start))) == 2  # the bench's own, then one of the two
+    stops[0].set()
+    wait_for(lambda: len(list(bench.journal.entries(kind=EntryKind.start))) == 3)
+    stops[1].set()
+    for thread in threads:
+        thread.join()
+    assert replay(bench.journal).differences == ()
+    bench.close()
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

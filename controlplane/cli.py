@@ -22,6 +22,7 @@ from controlplane.loop import LEASE_SECONDS, ControlError, Controller
 from controlplane.metricstore import Recorder
 from controlplane.metricstore.command import app as metrics_app
 from controlplane.policy import Autonomy, find, parse
+from controlplane.prometheus.command import app as prometheus_app
 from controlplane.sources import MetricSource, PrometheusSource, ScrapeSource
 from controlplane.study.command import loo, repeat
 
@@ -165,6 +166,7 @@ app.command()(loo)
 app.command()(repeat)
 
 app.add_typer(metrics_app, name="metrics")
+app.add_typer(prometheus_app, name="prometheus")
 
 policy_app = typer.Typer(help="Check and show policies.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(policy_app, name="policy")

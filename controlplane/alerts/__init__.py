@@ -5,7 +5,7 @@ from controlplane.alerts.limits import Limits, limits
 from controlplane.alerts.model import Alert, Recording, Story
 from controlplane.alerts.promql import metric_names
 from controlplane.alerts.recordings import RECORDINGS
-from controlplane.alerts.rulefiles import rule_files
+from controlplane.alerts.rulefiles import dump, rule_files
 
 __all__ = [
     "RECORDINGS",
@@ -14,6 +14,7 @@ __all__ = [
     "Recording",
     "Story",
     "alerts",
+    "dump",
     "groups",
     "limits",
     "metric_names",

@@ -12,8 +12,19 @@ import math
 import random
 from dataclasses import dataclass
 
-R0, A, C_MID, B = 0.11, 0.96, 21.0, 1.9
-"""Pass ratio at the start and at the end, steps to the middle, steepness."""
+
+@dataclass(frozen=True)
+class Law:
+    """ScaleRL's law: pass ratio at the start and at the end, steps to the middle, steepness; the batch that one step means."""
+
+    r0: float = 0.11
+    a: float = 0.96
+    c_mid: float = 21.0
+    b: float = 1.9
+    prompts: int = 16
+
+
+TINY = Law()
 CLIFF = 4.0
 """Learning rate, in units of the best one, above which the policy comes apart."""
 DAMAGE = 0.26
@@ -33,11 +44,13 @@ class Skill:
 
     progress: float = 1.0
     damage: float = 0.0
+    law: Law = TINY
 
     @property
     def potential(self) -> float:
         """Pass ratio without the damage."""
-        return R0 + (A - R0) / (1 + math.pow(C_MID / self.progress, B))
+        law = self.law
+        return law.r0 + (law.a - law.r0) / (1 + math.pow(law.c_mid / self.progress, law.b))
 
     @property
     def pass_ratio(self) -> float:
@@ -47,7 +60,7 @@ class Skill:
     @property
     def truncated_ratio(self) -> float:
         """Expected share of completions that run into the limit: few while learning, most after a collapse."""
-        healthy = 0.002 + 0.11 * math.exp(-10 * (self.potential - R0))
+        healthy = 0.002 + 0.11 * math.exp(-10 * (self.potential - self.law.r0))
         return min(1.0, healthy + 0.8 * (1 - math.exp(-((self.damage / 3.8) ** 4))))
 
     @property
@@ -62,9 +75,10 @@ class Skill:
 
     def after(self, rate: float, prompts: int) -> "Skill":
         """The skill after one step at `rate` (in units of the best learning rate) on a batch of `prompts`."""
-        speed = min(math.pow(rate, 0.75), 1.1) * math.pow(prompts / 16, 0.15)
+        speed = min(math.pow(rate, 0.75), 1.1) * math.pow(prompts / self.law.prompts, 0.15)
         harm = DAMAGE * math.log(rate / CLIFF) * (1 + 0.3 * self.damage) if rate > CLIFF else -HEALING
-        return Skill(self.progress + speed * math.exp(-self.damage), min(max(self.damage + harm, 0.0), WORST))
+        damage = min(max(self.damage + harm, 0.0), WORST)
+        return Skill(self.progress + speed * math.exp(-self.damage), damage, self.law)
 
 
 def passes(ratio: float, prompts: int, samples: int, rng: random.Random) -> list[int]:

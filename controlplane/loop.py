@@ -26,7 +26,7 @@ from controlplane.journal import EntryKind, Journal, JournalError, LeaseLostErro
 from controlplane.policy import Policy
 from controlplane.post import Post
 from controlplane.snapshot import Snapshot
-from controlplane.sources import MetricSource, SourceError
+from controlplane.sources import MetricSource, QuerySource, SourceError
 from controlplane.telemetry import Telemetry
 
 log = logging.getLogger("controller")
@@ -164,10 +164,11 @@ class Controller:
 
     def _look(self) -> Snapshot:
         errors: list[str] = []
-        sampled_at, metrics = None, {}
+        sampled_at, metrics, signals = None, {}, {}
         try:
             sample = self._source.read(SERIES)
             sampled_at, metrics = sample.at, sample.values
+            signals = self._signals()
         except SourceError as error:
             errors.append(str(error))
         observed, problem = self._post.observed()
@@ -178,10 +179,19 @@ class Controller:
             sampled_at=sampled_at,
             metrics=metrics,
             observed=observed,
+            signals=signals,
             errors=(*errors, problem) if problem else tuple(errors),
             approvals=approvals,
             orders=orders,
         )
+
+    def _signals(self) -> dict[str, float]:
+        queries = self._policy.queries
+        if not queries:
+            return {}
+        if not isinstance(self._source, QuerySource):
+            raise SourceError(f"signal {next(iter(queries))} has a query, which needs --prometheus")
+        return self._source.ask(queries)
 
     def _recall(self) -> tuple[Decision, Observed | None] | None:
         """Feed the journal to the evaluator; the action that still waits for an answer, with what it was decided on."""

@@ -1,8 +1,8 @@
 """The seam between the controller and whatever holds the metrics of a run."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 class SourceError(Exception):
@@ -26,5 +26,18 @@ class MetricSource(Protocol):
 
         Raises:
             SourceError: nothing could be read; never an empty or a half sample.
+        """
+        ...
+
+
+@runtime_checkable
+class QuerySource(Protocol):
+    """A source that can also answer the queries of a policy."""
+
+    def ask(self, queries: Mapping[str, str]) -> dict[str, float]:
+        """Values by signal; one without a result is missing.
+
+        Raises:
+            SourceError: a query could not be answered.
         """
         ...

@@ -11,7 +11,7 @@ from controlplane.policy import Autonomy, find, parse
 from controlplane.sim.faults import Fault
 from controlplane.sim.trainer import SimTrainer
 from controlplane.sources import Sample, SourceError
-from controlplane.sources.scrape import parse as parse_metrics
+from controlplane.sources.exposition import parse as parse_metrics
 
 
 class SimSource:

@@ -13,7 +13,7 @@ from controlplane.agent.exposition import Store
 from controlplane.contract.metrics import TRAINER
 from controlplane.contract.rundir import RunDir
 from controlplane.metricstore import MetricStore, Recorder, openmetrics
-from controlplane.sources.scrape import parse
+from controlplane.sources.exposition import parse
 from tests.programs import require_program
 
 

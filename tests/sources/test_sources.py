@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 
 from controlplane.agent.exposition import Store
@@ -89,6 +88,16 @@ def test_prometheus_gives_the_same_values_as_the_scraper(target: Path, prometheu
     for key, value in here.values.items():
         assert there.values[key] == value or (math.isnan(value) and math.isnan(there.values[key]))
     assert abs(there.at - time.time()) < 10
+    asked = {
+        "double": 'rl_trainer_global_step{run="$run"} * 2',
+        "nothing": "no_such_metric",
+        "scalar": "scalar(vector(7))",
+    }
+    assert source.ask(asked) == {"double": 84.0, "scalar": 7.0}
+    with pytest.raises(SourceError, match="signal many: its query gives 2 series"):
+        source.ask({"many": "rl_rollout_samples_total{outcome=~'pass|fail'}"})
+    with pytest.raises(SourceError, match="refused a query"):
+        source.ask({"wrong": "rate("})
     with pytest.raises(SourceError, match="no fresh sample"):
         PrometheusSource(prometheus, "another").read(SERIES)
 
@@ -104,14 +113,6 @@ def test_a_dead_trainer_is_an_error_and_not_an_empty_sample(tmp_path: Path) -> N
         ScrapeSource(tmp_path / "target.json").read(SERIES)
     with pytest.raises(SourceError, match="cannot be read"):
         PrometheusSource("http://127.0.0.1:9", "r1").read(SERIES)
-
-
-def test_a_page_that_is_not_metrics_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "target.json").write_text(json.dumps([{"targets": ["127.0.0.1:1"], "labels": {}}]))
-    reply = httpx.Response(200, text="<html>hello</html>", request=httpx.Request("GET", "http://127.0.0.1:1/metrics"))
-    monkeypatch.setattr(httpx.Client, "get", lambda *_, **__: reply)
-    with pytest.raises(SourceError, match="Prometheus text format"):
-        ScrapeSource(tmp_path / "target.json").read(SERIES)
 
 
 def test_a_run_name_cannot_break_out_of_the_query() -> None:

@@ -7,5 +7,18 @@ from controlplane.agent.agent import Agent
 from controlplane.agent.boundary import BoundaryState, Directive
 from controlplane.agent.guardrails import Bounds, GuardRails
 from controlplane.agent.mailbox import DirectoryMailbox, Mailbox, read_key
+from controlplane.agent.ranks import MESSAGE_BYTES, Follower, Ranks
 
-__all__ = ["Agent", "BoundaryState", "Bounds", "Directive", "DirectoryMailbox", "GuardRails", "Mailbox", "read_key"]
+__all__ = [
+    "MESSAGE_BYTES",
+    "Agent",
+    "BoundaryState",
+    "Bounds",
+    "Directive",
+    "DirectoryMailbox",
+    "Follower",
+    "GuardRails",
+    "Mailbox",
+    "Ranks",
+    "read_key",
+]

@@ -25,6 +25,7 @@ from controlplane.agent.exposition import Store
 from controlplane.agent.guardrails import GuardRails, Refusal, Situation, Wait, admit
 from controlplane.agent.mailbox import Courier, DirectoryMailbox, Journal, Mailbox, ensure_key
 from controlplane.agent.memory import Answered, Changed, Memory, Record, Started, recall
+from controlplane.agent.ranks import Alone, Check, Lead, Ranks, anything
 from controlplane.contract.documents import Ack, AckState, Action, Desired, Lease, Observed, Phase, TunableState
 from controlplane.contract.reports import CheckpointReport, EvalReport, StepReport
 from controlplane.contract.rundir import RunDir, RunInfo, read_lines, write_atomic
@@ -57,6 +58,8 @@ class Agent:
         poll_seconds: how often the mailbox is looked at, in a thread; None looks at each boundary instead, which
             makes a simulation deterministic and has no place in a real run.
         clock: Unix seconds; a simulation passes its own.
+        ranks: the other processes of this trainer; each of them has a `Follower`.
+        check: what stands in the way of a directive on this rank, beyond the rails; nothing by default.
 
     Raises:
         ValueError: a tunable is unknown or outside its rails, or a file in the control directory is damaged.
@@ -76,6 +79,8 @@ class Agent:
         token_limit: int | None = None,
         poll_seconds: float | None = 0.1,
         clock: Callable[[], float] = time.time,
+        ranks: Ranks | None = None,
+        check: Check = anything,
     ) -> None:
         check_values(values, rails)
         self.incarnation = str(uuid.uuid4())
@@ -100,6 +105,8 @@ class Agent:
         self._memory = Memory()
         self._restart(values)
         self._last_ack = self._memory.last_ack
+        self._lead = Lead(ranks or Alone(), check)
+        self._lead.start(self.values)
         self.port = self._serve(host, port)
         self._threaded = poll_seconds is not None
         if poll_seconds is not None:
@@ -139,7 +146,7 @@ class Agent:
         if not self._threaded:
             self._courier.turn(self._courier.collect)
         self._notice_changes(state)
-        directive = self._decide(state)
+        directive = self._agreed(self._decide(state), state)
         self._exporter.retained(state.checkpoints)
         self._exporter.tunables(state.values)
         self._publish()
@@ -150,8 +157,8 @@ class Agent:
     ) -> None:
         """What became of a directive: applied, rejected or failed, with the values in force after it.
 
-        Written to the journal and flushed to the disk, then shown. A failed rollback poisons this process: only `stop`
-        is accepted after it, because nobody knows what was half restored.
+        Written to the journal and flushed to the disk, then shown. A failed rollback poisons this process, and so do ranks
+        that differ: only `stop` is accepted after it, because nobody knows what is in force.
 
         Raises:
             RuntimeError: this directive was not handed out, or was acknowledged before.
@@ -161,7 +168,11 @@ class Agent:
         if out is None or out.directive.decision_id != directive.decision_id:
             raise RuntimeError(f"acknowledge: decision {directive.decision_id} is not handed out")
         check_answer(out.directive, state, readback, self._memory.values)
-        self._record(self._answer_of(out, state, at_step, readback, reason))
+        split = not self._lead.settle(state, readback)
+        if split:
+            state, reason = AckState.failed, f"the ranks of the trainer differ after it; rank 0 says {state}: {reason}"
+        answer = self._answer_of(out, state, at_step, readback, reason)
+        self._record(answer.model_copy(update={"split": split}))
         self._out = None
         try:
             self._courier.flush()
@@ -235,6 +246,18 @@ class Agent:
             del self._pending[desired.decision_id]
             self._out = _HandedOut(directive, desired, state.step)
         return directive
+
+    def _agreed(self, directive: Directive | None, state: BoundaryState) -> Directive | None:
+        """The directive, if every rank of the trainer accepts it; otherwise it is answered and handed out nowhere."""
+        objection = self._lead.propose(directive, state)
+        if not objection:
+            return directive
+        out, self._out = self._out, None
+        if out is not None and out.desired is not None:
+            self._refuse(out.desired, Refusal(objection), state.step)
+        else:
+            log.warning("control: a lease cannot be reverted yet: %s", objection)
+        return None
 
     def _receive(self, state: BoundaryState) -> None:
         if complaint := self._courier.complaint():

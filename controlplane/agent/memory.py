@@ -71,6 +71,8 @@ class Answered(_Record):
     """Step of the boundary at which the trainer got the directive."""
     target_step: int | None = None
     """Step that a rollback went back to."""
+    split: bool = False
+    """The ranks of the trainer do not agree about the outcome."""
 
 
 class Changed(_Record):
@@ -126,7 +128,7 @@ class Memory:
     """Rollbacks used up, the failed ones included."""
     leases: Mapping[str, Leased] = field(default_factory=dict)
     poisoned: str = ""
-    """Why the process can no longer be trusted (a restore failed half-way); empty when it can."""
+    """Why the process can no longer be trusted (a restore failed half-way, its ranks differ); empty when it can."""
 
     def after(self, record: Record) -> "Memory":
         """The memory once `record` has happened."""
@@ -172,8 +174,8 @@ class Memory:
 
     def _applied(self, record: Answered) -> "Memory":
         ack, rollback = record.ack, record.action is Action.rollback
-        if ack.state is AckState.failed and rollback:
-            return replace(self, rollbacks=self.rollbacks + 1, poisoned=ack.reason or "a rollback failed")
+        if record.split or (ack.state is AckState.failed and rollback):
+            return replace(self, rollbacks=self.rollbacks + rollback, poisoned=ack.reason or "a rollback failed")
         values = {**self.values, **record.after}
         if ack.state is AckState.reverted:
             leases = {name: lease for name, lease in self.leases.items() if lease.decision_id != ack.decision_id}

@@ -72,7 +72,9 @@ def build(recipe: Recipe, rundir: RunDir, start: Path, say: Callable[[str], None
         port=recipe.metrics.port,
         token_limit=recipe.length.max_new_tokens,
     )
-    return Run(assemble(recipe, rundir, start, agent, agent.values, Stopwatch(agent.phase), say), agent)
+    # CPU time says how busy the devices are only where the devices are CPU cores; the agent reads the GPUs itself.
+    watch = Stopwatch(agent.phase) if device(recipe).type == "cpu" else Stopwatch(agent.phase, cpu=None)
+    return Run(assemble(recipe, rundir, start, agent, agent.values, watch, say), agent)
 
 
 def device(recipe: Recipe) -> torch.device:

@@ -16,7 +16,7 @@ from trainer.learn import LearnResult
 from trainer.record import learn_fields, masked_ratio, rollout_stats
 from trainer.session import Session
 from trainer.state import Account
-from trainer.stopwatch import Stopwatch, device_seconds
+from trainer.stopwatch import Stopwatch, device_seconds, utilization
 from trainer.sync import WeightSync
 from trainer.types import ScoredGroup, Version
 
@@ -129,7 +129,7 @@ class Stepper:
             weight_sync_seconds=sync,
             buffer=stats.buffer.counts(state.version, int(used["max_staleness"]), int(used["prompts_per_step"])),
             inflight=stats.inflight,
-            utilization={"process": process},
+            utilization=utilization(lap, self._watch.busy, self._devices, overlap),
             **learn_fields(result),
         )
         stats.forget_counts()

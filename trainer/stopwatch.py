@@ -11,12 +11,22 @@ EVALUATOR = (Phase.evaluating,)
 
 
 class Stopwatch:
-    """Adds wall time to the current phase. `on_switch` hears of every change (the exporter shows it)."""
+    """Adds wall time to the current phase. `on_switch` hears of every change (the exporter shows it).
+
+    `cpu` counts the CPU seconds of the process, for the use of the devices where these are CPU cores; None where they are not.
+    """
 
     def __init__(
-        self, on_switch: Callable[[Phase], None] = lambda _: None, clock: Callable[[], float] = time.perf_counter
+        self,
+        on_switch: Callable[[Phase], None] = lambda _: None,
+        clock: Callable[[], float] = time.perf_counter,
+        cpu: Callable[[], float] | None = time.process_time,
     ) -> None:
-        self._clock = clock
+        self._clock, self._cpu = clock, cpu
+        self._used = cpu() if cpu else 0.0
+        self._busy: dict[Phase, float] = {}
+        self.busy: Mapping[Phase, float] = {}
+        """CPU seconds by phase of the lap that `lap` gave last; empty where they are not counted."""
         self._on_switch = on_switch
         self._since = clock()
         self._lap: dict[Phase, float] = {}
@@ -34,12 +44,34 @@ class Stopwatch:
         """Seconds by phase since the last lap."""
         self._settle()
         lap, self._lap = self._lap, {}
+        self.busy, self._busy = self._busy, {}
         return lap
 
     def _settle(self) -> None:
         now = self._clock()
         self._lap[self.phase] = self._lap.get(self.phase, 0.0) + now - self._since
         self._since = now
+        if self._cpu is not None:
+            used = self._cpu()
+            self._busy[self.phase] = self._busy.get(self.phase, 0.0) + used - self._used
+            self._used = used
+
+
+def utilization(
+    lap: Mapping[Phase, float], busy: Mapping[Phase, float], devices: int, overlap: bool = False
+) -> dict[str, float]:
+    """Share of the CPU cores' time in use, 0 to 1: of the whole lap (`process`), and of the phases of generator and learner.
+
+    With `overlap` both work at the same time in one process, so only the whole can be told. Empty where nothing was counted.
+    """
+    roles = {"process": tuple(lap)} if overlap else {"process": tuple(lap), "generator": GENERATOR, "learner": LEARNER}
+    held = devices * (2 if overlap else 1)
+    walls = {role: sum(lap.get(phase, 0.0) for phase in phases) for role, phases in roles.items()}
+    return {
+        role: min(1.0, sum(busy.get(phase, 0.0) for phase in roles[role]) / (wall * held))
+        for role, wall in walls.items()
+        if busy and wall > 0
+    }
 
 
 def device_seconds(lap: Mapping[Phase, float], devices: int, overlap: bool = False) -> dict[str, float]:

@@ -22,11 +22,13 @@ from controlplane.agent.boundary import BoundaryState, Directive
 from controlplane.agent.checks import check_answer, check_values
 from controlplane.agent.exporter import Exporter, trainer_metrics
 from controlplane.agent.exposition import Store
+from controlplane.agent.gpus import GpuReader
 from controlplane.agent.guardrails import GuardRails, Refusal, Situation, Wait, admit
 from controlplane.agent.mailbox import Courier, DirectoryMailbox, Journal, Mailbox, ensure_key
 from controlplane.agent.memory import Answered, Changed, Memory, Record, Started, recall
 from controlplane.agent.ranks import Alone, Check, Lead, Ranks, anything
 from controlplane.contract.documents import Ack, AckState, Action, Desired, Lease, Observed, Phase, TunableState
+from controlplane.contract.metrics import GPU
 from controlplane.contract.reports import CheckpointReport, EvalReport, StepReport
 from controlplane.contract.rundir import RunDir, RunInfo, read_lines, write_atomic
 
@@ -92,7 +94,8 @@ class Agent:
 
         key = ensure_key(rundir)
         journal = Journal(rundir.control_log)
-        self.store = Store(trainer_metrics(token_limit))
+        self.store = Store((*trainer_metrics(token_limit), *GPU))
+        self._gpus = GpuReader(self.store)
         self._exporter = Exporter(self.store, info, self.incarnation, clock)
         self._courier = Courier(
             mailbox or DirectoryMailbox(rundir),
@@ -111,6 +114,7 @@ class Agent:
         self._threaded = poll_seconds is not None
         if poll_seconds is not None:
             self._courier.start(poll_seconds)
+            self._gpus.start()
 
     @property
     def values(self) -> dict[str, float]:
@@ -123,6 +127,8 @@ class Agent:
 
     def step(self, report: StepReport) -> None:
         """An optimiser step has ended."""
+        if (busy := self._gpus.utilization()) is not None:
+            report = replace(report, utilization={**report.utilization, "process": busy})
         self._exporter.step(report)
 
     def evaluation(self, report: EvalReport) -> None:
@@ -194,6 +200,7 @@ class Agent:
             self._state = replace(self._state, phase=Phase.stopped)
             self._publish()
         self._courier.stop()
+        self._gpus.stop()
         if self.port:
             self.store.close()
             self._rundir.target.unlink(missing_ok=True)

@@ -93,6 +93,11 @@ class Store(Collector):
         """Set a gauge."""
         self._values[self._family(name, "gauge").name][self._labels(name, labels)] = float(value)
 
+    def forget(self, name: str, /) -> None:
+        """Make every series of a gauge absent until it is set again."""
+        with self._lock:
+            self._values[self._family(name, "gauge").name].clear()
+
     def inc(self, name: str, amount: float = 1.0, /, **labels: str) -> None:
         """Add to a counter; `amount` 0 makes an open label appear at 0."""
         if not 0 <= amount < math.inf:

@@ -7,6 +7,7 @@ the two published point fits that the forecaster is compared with.
 from controlplane.forecast.advice import Advice, Verdict
 from controlplane.forecast.forecaster import Change, Forecaster
 from controlplane.forecast.noise import Point
+from controlplane.forecast.prior import Prior
 from controlplane.forecast.result import Distribution, Forecast, Parameters
 
-__all__ = ["Advice", "Change", "Distribution", "Forecast", "Forecaster", "Parameters", "Point", "Verdict"]
+__all__ = ["Advice", "Change", "Distribution", "Forecast", "Forecaster", "Parameters", "Point", "Prior", "Verdict"]

@@ -57,24 +57,20 @@ def advise(
     end: Forecast,
     *,
     here: float,
-    shift: float,
     left: float,
     target: float,
     price_per_unit: float | None,
 ) -> Advice:
-    """Advice from `draws` and the forecast `end` at the budget, for a run at compute `here` with `left` units to go.
-
-    `shift`: compute added to every point so that its logarithm exists (see `noise.origin_shift`).
-    """
+    """Advice from `draws` and the forecast `end` at the budget, for a run at compute `here` with `left` units to go."""
     base, slope = draws.current_law()
-    u = float(np.log(here + shift))
+    u = float(np.log(here))
     s = progress(u, draws.b, draws.log_mid)
     doubled = progress(u + float(np.log(2.0)), draws.b, draws.log_mid)
-    per_unit = slope * draws.b * s * (1.0 - s) / (here + shift)
+    per_unit = slope * draws.b * s * (1.0 - s) / here
     now = draws.at(u)
-    start = base + draws.discrepancy(float(np.log(end.compute[0] + shift)))
+    start = base + draws.discrepancy(float(np.log(end.compute[0])))
     needed = _compute_to(target, draws, start, slope)
-    needed = np.where(now >= target, here, np.maximum(needed - shift, here))
+    needed = np.where(now >= target, here, np.maximum(needed, here))
     probability = float((end.draws[0] >= target).mean())
     reached = float((now >= target).mean())
     verdict, why = _verdict(end, target, probability, reached, left)

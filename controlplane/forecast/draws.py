@@ -12,7 +12,7 @@ from functools import cache
 import numpy as np
 
 from controlplane.forecast.filter import Filter
-from controlplane.forecast.law import Array, progress, regressors, supported
+from controlplane.forecast.law import Array, elapsed, progress, regressors, supported
 from controlplane.forecast.posterior import Posterior
 
 GOLDEN = 0.61803398875
@@ -78,8 +78,8 @@ class Draws:
 
     def discrepancy(self, u: float) -> Array:
         """The level g at log compute `u` at or after the last point, (N,): what the run adds to the law."""
-        ahead = 0.0 if self.last_u is None else max(0.0, u - self.last_u)
-        value: Array = self.level + np.sqrt(self.level_var + self.kappa**2 * ahead) * self.level_z
+        ahead = self.kappa**2 * elapsed(self.last_u, u)
+        value: Array = self.level + np.sqrt(self.level_var + ahead) * self.level_z
         return value
 
     def current_law(self) -> tuple[Array, Array]:

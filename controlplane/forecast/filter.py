@@ -6,7 +6,7 @@ The level g is a local-level model whose gain depends on the setting (kappa, phi
 the observation and every regressor with that gain whitens them, so the information about beta just adds up: a point
 costs O(K G p^2) and no history is kept. A sub-model with fewer change-points is a sub-block of the same statistics.
 
-Invariant: points arrive in order of compute; equal compute is allowed.
+Invariant: points arrive in order of compute; equal compute is allowed. A point at compute 0 comes first and measures R0.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from controlplane.forecast.grid import Grid
-from controlplane.forecast.law import regressors
+from controlplane.forecast.law import elapsed, regressors
 
 
 class Filter:
@@ -31,9 +31,15 @@ class Filter:
         self.info = np.zeros((p, p, k, cells))
         self.last_u: float | None = None
 
+    def copy(self) -> "Filter":
+        """An independent copy: what it absorbs is not seen here."""
+        twin = object.__new__(Filter)
+        twin.__dict__ = {k: v.copy() if isinstance(v, np.ndarray) else v for k, v in self.__dict__.items()}
+        return twin
+
     def absorb(self, u: float, y: float, v: float) -> None:
         """Add one point at log compute `u` with pass rate `y` and variance `v`."""
-        step = 0.0 if self.last_u is None else max(0.0, u - self.last_u)
+        step = elapsed(self.last_u, u)
         self.last_u = u
         self.level_var = self.level_var + self.grid.kappa**2 * step
         innovation_var = self.level_var + self.grid.phi * v

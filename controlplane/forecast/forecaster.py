@@ -20,8 +20,11 @@ from controlplane.forecast.draws import Draws, draw
 from controlplane.forecast.filter import Filter
 from controlplane.forecast.grid import make_grid
 from controlplane.forecast.law import Array
-from controlplane.forecast.noise import Point, condense, origin_shift
+from controlplane.forecast.methods import METHODS, Method, PointFit, normals, spread_normals
+from controlplane.forecast.methods import fit as fit_points
+from controlplane.forecast.noise import MAX_POINTS, Point, condense
 from controlplane.forecast.posterior import change_probabilities, posteriors
+from controlplane.forecast.prior import Prior
 from controlplane.forecast.result import Distribution, Forecast, Parameters
 
 MAX_CHANGES = 3
@@ -41,8 +44,24 @@ class Change(NamedTuple):
 class Forecaster:
     """Exact grid posterior of the ScaleRL law with a random-walk discrepancy (docs/forecast.md)."""
 
-    def __init__(self, budget: float, *, grid: tuple[int, int] = (16, 32), draws: int = 4096) -> None:
-        """`budget`: compute at which the run would end, any unit; `grid`: number of values of (B, C_mid)."""
+    def __init__(
+        self,
+        budget: float,
+        *,
+        method: Method = "posterior",
+        prior: Prior | None = None,
+        grid: tuple[int, int] = (16, 32),
+        draws: int = 4096,
+    ) -> None:
+        """`budget`: compute at which the run would end, any unit; `grid`: number of values of (B, C_mid).
+
+        `method`: the posterior, or a point fit to compare it with (see `methods`): those know no change-points, no prior,
+        no refusal and no advice. `prior`: what is believed beforehand, for example `Prior.from_runs` of finished runs of
+        the same recipe.
+        """
+        if method not in METHODS:
+            raise ValueError(f"forecaster: method {method!r}; allowed are {', '.join(METHODS)}")
+        self.method: Method = method
         self.budget = _positive("budget", budget)
         if min(grid) < 2 or draws < 64:
             raise ValueError(f"forecaster: grid {grid} and {draws} draws given; allowed are 2 x 2 and 64 or more")
@@ -50,10 +69,11 @@ class Forecaster:
         self._count = draws
         self._points: list[Point] = []
         self._changes: list[float] = []
+        self._prior = prior or Prior()
         self._filter: Filter | None = None
         self._absorbed: Array = np.zeros((0, 3))
-        self._shift = 0.0
         self._draws: Draws | None = None
+        self._fit: PointFit | None = None
         self._probabilities: tuple[float, ...] = ()
 
     @property
@@ -88,7 +108,7 @@ class Forecaster:
         if samples is not None:
             _positive(f"observe: samples at compute {compute:g}", samples)
         self._points.append(Point(float(compute), float(pass_rate), variance, samples))
-        self._draws = None
+        self._draws = self._fit = None
 
     def intervene(self, compute: float) -> None:
         """Tell of a known change of regime: points after `compute` may follow another level and gain. Idempotent."""
@@ -105,12 +125,15 @@ class Forecaster:
                 raise ValueError(f"forecast: compute {c:g} lies before the last observed point at {last:g}")
         if len(computes) == 0:
             raise ValueError("forecast: no compute given; at least one is needed")
-        draws = self._posterior_draws()
         horizon = np.array(computes, dtype=float)
-        values = np.array([draws.at(self._log(c)) for c in horizon])
+        ratio = np.maximum(horizon / last, 1.0) if last > 0.0 else np.full(len(horizon), np.inf)
+        if self.method != "posterior":
+            mean, sd = self._point_fit().predict(horizon)
+            return Forecast(horizon, spread_normals(mean, sd, self._count), mean, sd, False, None, ratio)
+        draws = self._posterior_draws()
+        values = np.array([draws.at(_log(c)) for c in horizon])
         low, high = np.quantile(values, [0.1, 0.9], axis=1)
         widest = int(np.argmax(high - low))
-        ratio = np.maximum(horizon / last, 1.0) if last > 0.0 else np.full(len(horizon), np.inf)
         sd_a, width = float(draws.asymptote().std()), float((high - low)[widest])
         why = refusal(len(self._points), width, sd_a, float(ratio.max()), draws.reliable)
         reason = why and (
@@ -120,13 +143,19 @@ class Forecaster:
         return Forecast(horizon, values, values.mean(axis=1), values.std(axis=1), reason is not None, reason, ratio)
 
     def parameters(self) -> Parameters:
-        """Posterior of A, B, C_mid and R0; B and C_mid spread (in log) over their grid cell."""
+        """Posterior of A, B, C_mid and R0; B and C_mid spread (in log) over their grid cell. NaN where a point fit has none."""
+        if self.method != "posterior":
+            found = self._point_fit()
+            pairs = np.array([found.A, found.B, found.C_mid, found.R0])
+            return Parameters(*map(Distribution, normals(pairs[:, 0], pairs[:, 1], self._count)))
         draws = self._posterior_draws()
-        mid = np.maximum(np.exp(draws.spread_log_mid) - self._shift, 0.0)
+        mid = np.exp(draws.spread_log_mid)
         return Parameters(*map(Distribution, (draws.asymptote(), draws.spread_b, mid, draws.beta[0])))
 
     def advice(self, *, target: float, price_per_unit: float | None = None) -> Advice:
         """Is it worth going on to the budget for pass rate `target`? Price is per unit of compute, any currency."""
+        if self.method != "posterior":
+            raise ValueError(f"advice: the point fit {self.method!r} says nothing about probabilities; use the posterior")
         if not 0.0 < target <= 1.0:
             raise ValueError(f"advice: target {target} is not a pass rate in (0, 1]")
         if price_per_unit is not None:
@@ -135,33 +164,48 @@ class Forecaster:
         return advise(
             self._posterior_draws(),
             self.forecast([max(self.budget, last)]),
-            here=last if last + self._shift > 0.0 else FIRST_GLANCE * self.budget,
-            shift=self._shift,
+            here=last if last > 0.0 else FIRST_GLANCE * self.budget,
             left=self.budget - last,
             target=target,
             price_per_unit=price_per_unit,
         )
 
-    def _log(self, compute: float) -> float:
-        shifted = compute + self._shift
-        return math.log(shifted) if shifted > 0.0 else -math.inf
+    def _point_fit(self) -> PointFit:
+        if self._fit is None:
+            compute, rate, variance = condense(self._points, ())
+            self._fit = fit_points(self.method, compute, rate, variance, self.budget)
+        return self._fit
 
     def _posterior_draws(self) -> Draws:
-        """Draws for the present points; while the old points keep their variance, only the new ones are absorbed."""
+        """Draws for the present points."""
         if self._draws is None:
-            table = np.column_stack(condense(self._points, self._changes))
-            shift = origin_shift([p.compute for p in self._points], self.budget)
-            known = len(self._absorbed)
-            if self._filter is None or shift != self._shift or not np.array_equal(table[:known], self._absorbed):
-                self._shift, known = shift, 0
-                self._filter = Filter(self._grid, [self._log(c) for c in self._changes[-MAX_CHANGES:]])
-            for compute, rate, variance in table[known:]:
-                self._filter.absorb(self._log(compute), rate, variance)
-            self._absorbed = table
-            models = posteriors(self._filter)
+            state = self._filtered()
+            models = posteriors(state, self._prior)
             self._probabilities = change_probabilities(models)
-            self._draws = draw(self._filter, models, self._count)
+            self._draws = draw(state, models, self._count)
         return self._draws
+
+    def _filtered(self) -> Filter:
+        """The filter after all points; while the old points keep their variance, only new ones are absorbed."""
+        table = np.column_stack(condense(self._points, self._changes))
+        known = len(self._absorbed)
+        if self._filter is None or not np.array_equal(table[:known], self._absorbed):
+            known, self._filter = 0, Filter(self._grid, [_log(c) for c in self._changes[-MAX_CHANGES:]])
+        open_bin = int(len(self._points) > MAX_POINTS)  # the last bin may still grow, so it goes into a copy
+        settled = len(table) - open_bin
+        for compute, rate, variance in table[known:settled]:
+            self._filter.absorb(_log(compute), rate, variance)
+        self._absorbed = table[:settled]
+        if not open_bin:
+            return self._filter
+        state = self._filter.copy()
+        compute, rate, variance = table[-1]
+        state.absorb(_log(compute), rate, variance)
+        return state
+
+
+def _log(compute: float) -> float:
+    return math.log(compute) if compute > 0.0 else -math.inf
 
 
 def _compute(where: str, compute: float) -> float:

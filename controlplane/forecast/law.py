@@ -8,9 +8,11 @@ regressors, a level jump d and an extra gain h:
 
     + 1(C > c) [ d + h (s(C) - s(c)) ]
 
-Invariant: everything here works in log compute `u = ln C`; `u = -inf` (compute 0) means no progress at all.
+Invariant: everything here works in log compute `u = ln C`; `u = -inf` (compute 0) means no progress at all, so an
+evaluation there measures R0.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,6 +22,10 @@ Array = NDArray[np.float64]
 
 EXPONENT_LIMIT = 60.0
 """Beyond this the sigmoid is 0 or 1 to double precision."""
+
+FROM_ORIGIN = math.log(2.0)
+"""Log compute that counts as passed between an evaluation at compute 0 and the first one after it: a first spacing d
+after the start would be ln 2d - ln d on an axis shifted by d."""
 
 SUPPORT_R0 = (-0.02, 1.0)
 SUPPORT_A = (0.0, 1.0)
@@ -32,6 +38,13 @@ def progress(u: float, b: Array, log_mid: Array) -> Array:
     exponent = np.clip(b * (u - log_mid), -EXPONENT_LIMIT, EXPONENT_LIMIT)
     s: Array = 1.0 / (1.0 + np.exp(-exponent))
     return s
+
+
+def elapsed(last: float | None, u: float) -> float:
+    """Log compute that the random walk has gone from the point at `last` (None: no point yet) to `u`."""
+    if last is None or u <= last:
+        return 0.0
+    return FROM_ORIGIN if last == -math.inf else u - last
 
 
 def regressors(u: float, b: Array, log_mid: Array, changes: Sequence[float]) -> Array:

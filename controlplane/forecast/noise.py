@@ -5,7 +5,7 @@ from successive differences needs no sample count. On a steep window Rice also c
 on the safe side. A variance that the caller states is taken as it is.
 """
 
-from bisect import bisect_left
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,6 +15,9 @@ from controlplane.forecast.law import Array
 
 MIN_DIFFERENCES = 3
 MAX_POINTS = 100
+LADDER = 1.25
+"""Ratio of the steps to which the Rice estimate is rounded. Its sampling error is larger, and in return a new point seldom
+moves the variances of the old ones, which would mean to fit again."""
 NORMAL_MEDIAN = 0.6745
 """Median of |z| for a standard normal: turns a median difference into a standard deviation."""
 
@@ -43,11 +46,16 @@ def rice(pass_rates: Sequence[float]) -> float:
     return max((float(np.mean(d * d)) / 2.0 + robust**2 / 2.0) / 2.0, 1e-8)
 
 
+def on_ladder(variance: float) -> float:
+    """The nearest power of `LADDER`."""
+    return LADDER ** round(math.log(variance) / math.log(LADDER))
+
+
 def variances(points: Sequence[Point]) -> list[float]:
     """Variance of every point: as stated, otherwise the larger of binomial (if `samples` is known) and Rice."""
     if all(p.variance is not None for p in points):
         return [p.variance for p in points if p.variance is not None]
-    common = rice([p.pass_rate for p in points])
+    common = on_ladder(rice([p.pass_rate for p in points]))
     return [
         p.variance
         if p.variance is not None
@@ -57,24 +65,20 @@ def variances(points: Sequence[Point]) -> list[float]:
 
 
 def condense(points: Sequence[Point], changes: Sequence[float], limit: int = MAX_POINTS) -> tuple[Array, Array, Array]:
-    """Compute, pass rate and variance, shape (n,) each; above `limit` points merged into bins of equal count.
+    """Compute, pass rate and variance, shape (n,) each; above `limit` points merged into bins of 2, 4, 8, ... points.
 
-    A bin never straddles a change-point, so `n <= limit + len(changes)`.
+    A bin is an inverse-variance mean, and does not change once it is full. It never straddles a change-point or mixes
+    compute 0 with what comes after it, so `n <= limit + len(changes) + 1`.
     """
     c = np.array([p.compute for p in points], dtype=float)
     y = np.array([p.pass_rate for p in points], dtype=float)
     v = np.array(variances(points), dtype=float)
     if len(points) <= limit:
         return c, y, v
-    keys = [(i * limit // len(points), bisect_left(changes, p.compute)) for i, p in enumerate(points)]
-    starts = [i for i, key in enumerate(keys) if i == 0 or key != keys[i - 1]]
+    size = 2 ** math.ceil(math.log2(len(points) / limit))
+    regime = np.searchsorted(changes, c, side="left") + (c > 0.0)
+    key = np.arange(len(points)) // size
+    starts = np.flatnonzero(np.diff(key, prepend=-1) + np.diff(regime, prepend=-1) != 0)
     weight = 1.0 / v
     total = np.add.reduceat(weight, starts)
     return np.add.reduceat(c * weight, starts) / total, np.add.reduceat(y * weight, starts) / total, 1.0 / total
-
-
-def origin_shift(computes: Sequence[float], budget: float) -> float:
-    """Compute added to every point so that the logarithm exists: 0, or the first spacing if the first point is at 0."""
-    if not computes or computes[0] > 0.0:
-        return 0.0
-    return next((c for c in computes if c > 0.0), 0.01 * budget)

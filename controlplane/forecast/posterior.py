@@ -14,8 +14,9 @@ from itertools import combinations
 import numpy as np
 
 from controlplane.forecast.filter import Filter
-from controlplane.forecast.grid import BETA_MEAN, BETA_VAR, CHANGE_VAR
+from controlplane.forecast.grid import CHANGE_VAR
 from controlplane.forecast.law import Array
+from controlplane.forecast.prior import Component, Prior
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,10 +52,10 @@ def cholesky(lower: Array, diagonal: Array) -> Array:
     return t
 
 
-def posterior(state: Filter, rows: tuple[int, ...]) -> Posterior:
+def posterior(state: Filter, rows: tuple[int, ...], prior: Component) -> Posterior:
     """Posterior of the model that has only the regressors `rows` (increasing, starting with 0, 1)."""
-    mean = np.array(BETA_MEAN + (0.0, 0.0) * len(state.changes))[list(rows)]
-    var = np.array(BETA_VAR + CHANGE_VAR * len(state.changes))[list(rows)]
+    mean = np.array(prior.mean + (0.0, 0.0) * len(state.changes))[list(rows)]
+    var = np.array(prior.variance + CHANGE_VAR * len(state.changes))[list(rows)]
     t = cholesky(state.info[np.ix_(rows, rows)] if len(rows) < len(state.info) else state.info, 1.0 / var)
     white = np.empty((len(rows), *t.shape[2:]))
     fit = np.zeros(t.shape[2:])
@@ -68,14 +69,18 @@ def posterior(state: Filter, rows: tuple[int, ...]) -> Posterior:
         root_det *= t[i, i]
     constant = state.log_det + state.quad + float(np.sum(mean**2 / var) + np.sum(np.log(var)))
     log_evidence = 0.5 * (fit - constant[:, None]) - np.log(root_det)
-    return Posterior(rows, t, white, log_evidence + state.grid.log_cell + state.grid.log_setting[:, None])
+    return Posterior(rows, t, white, log_evidence + prior.log_cell(state.grid) + state.grid.log_setting[:, None])
 
 
-def posteriors(state: Filter) -> list[Posterior]:
-    """One posterior for every subset of the change-points, the model without any first; prior odds are even."""
+def posteriors(state: Filter, prior: Prior) -> list[Posterior]:
+    """One posterior for every component of the prior and subset of the change-points, those without any first.
+
+    Prior odds of the subsets are even.
+    """
     numbers = range(len(state.changes))
     subsets = [subset for size in range(len(state.changes) + 1) for subset in combinations(numbers, size)]
-    return [posterior(state, (0, 1, *(2 + 2 * j + e for j in subset for e in (0, 1)))) for subset in subsets]
+    rows = [(0, 1, *(2 + 2 * j + e for j in subset for e in (0, 1))) for subset in subsets]
+    return [posterior(state, chosen, component) for chosen in rows for component in prior.components]
 
 
 def change_probabilities(models: Sequence[Posterior]) -> tuple[float, ...]:

@@ -1,7 +1,6 @@
-"""Two published ways to fit the law, for comparison only: the ScaleRL paper's protocol and plain least squares.
+"""The ScaleRL paper's protocol (appendix A.5): a grid over A and C_mid, B by least squares. For comparison only.
 
-Neither gives an honest interval: on published runs the covariance of `curve_fit` covers 57 % at a nominal 80 %, and
-the paper's margin of 0.02 on A was measured on large runs past their bend (docs/forecast.md).
+It gives no interval: the paper's margin of 0.02 on A was measured on large runs past their bend (docs/forecast.md).
 """
 
 import warnings
@@ -80,16 +79,27 @@ def fit_scalerl(
     return best
 
 
-def fit_curve(compute: Sequence[float], pass_rate: Sequence[float], *, budget: float, cut: float = 0.0) -> Fit:
-    """Plain four-parameter `curve_fit` in (R0, A, ln B, ln C_mid), bounded. RuntimeError if it does not converge."""
-    c, y = _columns(compute, pass_rate, cut, least=4)
-    r0 = float(np.mean(y[: max(2, len(y) // 20)]))
-    start = [r0, min(max(float(np.mean(y[-5:])), r0 + 0.05), 0.98), np.log(1.5), np.log(np.median(c))]
-    bounds = ([-0.05, 0.0, np.log(0.2), np.log(0.001 * budget)], [1.0, 1.0, np.log(10.0), np.log(20.0 * budget)])
-    found, _ = curve_fit(
-        lambda x, r, a, lb, lm: _law(x, r, a, np.exp(lb), np.exp(lm)),
-        c, y, p0=np.clip(start, *bounds), bounds=bounds, max_nfev=4000,
-    )  # fmt: skip
-    r0, a, b, c_mid = found[0], found[1], np.exp(found[2]), np.exp(found[3])
-    rmse = float(np.sqrt(np.mean((_law(c, r0, a, b, c_mid) - y) ** 2)))
-    return Fit(float(a), float(b), float(c_mid), float(r0), rmse)
+def scan_scalerl(compute: Array, pass_rate: Array, r0: float, budget: float) -> Fit:
+    """The protocol on a grid sized to the budget, for any unit of compute: A 0 to 1 by 0.005, 100 C_mid from 0.001 to 1 x budget.
+
+    B is scanned over 80 values from 0.2 to 10 and then fitted at the best pair; for given (B, C_mid) the best A of the grid
+    is the least-squares one rounded, so that all pairs cost one pass over an array.
+    """
+    c, y = _columns(compute, pass_rate, cut=0.0, least=2)
+    b = np.geomspace(0.2, 10.0, 80)[:, None, None]
+    mid = np.linspace(0.001, 1.0, 100)[None, :, None] * budget
+    with np.errstate(over="ignore"):
+        s = 1.0 / (1.0 + (mid / c) ** b)
+    rest = y - r0 * (1.0 - s)
+    a = np.clip(np.round((rest * s).sum(axis=-1) / np.maximum((s * s).sum(axis=-1), 1e-300) / 0.005) * 0.005, 0.0, 1.0)
+    loss = ((rest - a[..., None] * s) ** 2).sum(axis=-1)
+    i, j = np.unravel_index(int(loss.argmin()), loss.shape)
+    a_best, m_best, b_best = float(a[i, j]), float(mid[0, j, 0]), float(b[i, 0, 0])
+    try:
+        with warnings.catch_warnings(action="ignore", category=OptimizeWarning):
+            (fitted,), _ = curve_fit(lambda x, b: _law(x, r0, a_best, b, m_best), c, y, p0=[b_best])
+    except RuntimeError:
+        fitted = b_best
+    b_best = float(fitted) if 0.2 <= fitted <= 10.0 else b_best
+    rmse = float(np.sqrt(np.mean((_law(c, r0, a_best, b_best, m_best) - y) ** 2)))
+    return Fit(a_best, b_best, m_best, r0, rmse)

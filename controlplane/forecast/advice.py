@@ -69,7 +69,7 @@ def advise(
     per_unit = slope * draws.b * s * (1.0 - s) / here
     now = draws.at(u)
     start = base + draws.discrepancy(float(np.log(end.compute[0])))
-    needed = _compute_to(target, draws, start, slope)
+    needed = compute_to(target, draws, start, slope)
     needed = np.where(now >= target, here, np.maximum(needed, here))
     probability = float((end.draws[0] >= target).mean())
     reached = float((now >= target).mean())
@@ -92,7 +92,7 @@ def advise(
     )
 
 
-def _compute_to(target: float, draws: Draws, start: Array, slope: Array) -> Array:
+def compute_to(target: float, draws: Draws, start: Array, slope: Array) -> Array:
     """Compute at which `start + slope s` reaches `target`, per draw; 0 where it starts there, inf where never."""
     with np.errstate(divide="ignore", invalid="ignore"):
         s = np.where(slope > 0.0, (target - start) / slope, np.inf)

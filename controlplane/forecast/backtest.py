@@ -134,7 +134,9 @@ def summary(scored: Sequence[Scored]) -> Score:
     families = sorted({s.family for s in scored})
     rows = np.array(
         [
-            np.mean([(abs(s.error), s.error, s.in80, s.in95, s.width, s.winkler) for s in scored if s.family == f], axis=0)
+            np.mean(
+                [(abs(s.error), s.error, s.in80, s.in95, s.width, s.winkler) for s in scored if s.family == f], axis=0
+            )
             for f in families
         ]
     )
@@ -171,7 +173,9 @@ def _one_window(series: Series, rivals: Sequence[Rival], fraction: float, horizo
     return found
 
 
-def _fitted(series: Series, seen: "np.ndarray[tuple[int], np.dtype[np.bool_]]", end: float, method: Method) -> Forecaster:
+def _fitted(
+    series: Series, seen: "np.ndarray[tuple[int], np.dtype[np.bool_]]", end: float, method: Method
+) -> Forecaster:
     forecaster = Forecaster(budget=end, method=method)
     for compute, rate in zip(series.compute[seen], series.rate[seen], strict=True):
         forecaster.observe(float(compute), float(rate), samples=series.samples)

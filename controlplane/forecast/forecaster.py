@@ -17,6 +17,7 @@ import numpy as np
 from controlplane.forecast.advice import Advice, advise
 from controlplane.forecast.calibration import refusal
 from controlplane.forecast.draws import Draws, draw
+from controlplane.forecast.economics import LEAST_GAIN, STAGES, Economics, economics
 from controlplane.forecast.filter import Filter
 from controlplane.forecast.grid import make_grid
 from controlplane.forecast.law import Array
@@ -155,7 +156,9 @@ class Forecaster:
     def advice(self, *, target: float, price_per_unit: float | None = None) -> Advice:
         """Is it worth going on to the budget for pass rate `target`? Price is per unit of compute, any currency."""
         if self.method != "posterior":
-            raise ValueError(f"advice: the point fit {self.method!r} says nothing about probabilities; use the posterior")
+            raise ValueError(
+                f"advice: the point fit {self.method!r} says nothing about probabilities; use the posterior"
+            )
         if not 0.0 < target <= 1.0:
             raise ValueError(f"advice: target {target} is not a pass rate in (0, 1]")
         if price_per_unit is not None:
@@ -167,6 +170,39 @@ class Forecaster:
             here=last if last > 0.0 else FIRST_GLANCE * self.budget,
             left=self.budget - last,
             target=target,
+            price_per_unit=price_per_unit,
+        )
+
+    def economics(
+        self,
+        *,
+        stages: Sequence[float] = STAGES,
+        target: float | None = None,
+        least_gain: float = LEAST_GAIN,
+        units_per_hour: float | None = None,
+        price_per_unit: float | None = None,
+    ) -> Economics:
+        """What the compute left until the budget buys; `units_per_hour` is the pace of the run, for dates of the stages.
+
+        With a `target` the verdict is that of `advice`; without one it asks for `least_gain` more pass rate.
+        """
+        for what, number in (("units per hour", units_per_hour), ("price per unit", price_per_unit)):
+            if number is not None:
+                _positive(f"economics: {what}", number)
+        for stage in stages:
+            if not 0.0 < stage <= 1.0:
+                raise ValueError(f"economics: stage {stage} is not a pass rate in (0, 1]")
+        advice = self.advice(target=target, price_per_unit=price_per_unit) if target is not None else None
+        last = self._points[-1].compute if self._points else 0.0
+        return economics(
+            self._posterior_draws(),
+            self.forecast([max(self.budget, last)]),
+            here=last if last > 0.0 else FIRST_GLANCE * self.budget,
+            budget=self.budget,
+            stages=stages,
+            advice=advice,
+            least_gain=least_gain,
+            units_per_hour=units_per_hour,
             price_per_unit=price_per_unit,
         )
 

@@ -122,7 +122,14 @@ def _power_law(compute: Array, rate: Array, variance: Array, budget: float) -> P
         return _failure(rate)
     start = [min(max(float(rate[-5:].mean()) + 0.05, 0.05), 0.98), 0.1, 0.5]
     return _least_squares(
-        law, start, [0.0, 0.0, 0.01], [1.0, 5.0, 5.0], compute[used], rate[used], variance[used], names=(0, 2, None, None)
+        law,
+        start,
+        [0.0, 0.0, 0.01],
+        [1.0, 5.0, 5.0],
+        compute[used],
+        rate[used],
+        variance[used],
+        names=(0, 2, None, None),
     )
 
 
@@ -142,7 +149,13 @@ def _least_squares(
     try:
         with warnings.catch_warnings(action="ignore", category=OptimizeWarning):
             found, covariance = curve_fit(
-                law, compute, rate, p0=np.clip(start, low, high), bounds=(low, high), sigma=np.sqrt(variance), max_nfev=4000
+                law,
+                compute,
+                rate,
+                p0=np.clip(start, low, high),
+                bounds=(low, high),
+                sigma=np.sqrt(variance),
+                max_nfev=4000,
             )
     except RuntimeError:
         return _failure(rate)

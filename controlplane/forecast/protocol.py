@@ -39,7 +39,9 @@ def _law(compute: Array, r0: float, a: float, b: float, c_mid: float) -> Array:
     return value
 
 
-def _columns(compute: Sequence[float], pass_rate: Sequence[float], cut: float, least: int) -> tuple[Array, Array]:
+def _columns(
+    compute: Sequence[float] | Array, pass_rate: Sequence[float] | Array, cut: float, least: int
+) -> tuple[Array, Array]:
     c, y = np.asarray(compute, dtype=float), np.asarray(pass_rate, dtype=float)
     if c.shape != y.shape or not (np.isfinite(c).all() and np.isfinite(y).all() and (c > 0.0).all()):
         raise ValueError("fit: compute (above 0) and pass rate must be finite and of equal length")

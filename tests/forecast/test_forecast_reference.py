@@ -136,7 +136,9 @@ def test_earlier_windows_of_the_fig2_curve_give_the_known_forecasts(
 def test_seven_points_of_the_fig2_curve_are_refused_with_the_bound() -> None:
     p = _fig2(7, samples=16_000).forecast([BUDGET])
     assert p.refused
-    assert [p.quantile(q)[0] for q in (0.1, 0.5, 0.9)] == pytest.approx([0.518, 0.609, 0.768], abs=0.015)  # the ladder of noise
+    assert [p.quantile(q)[0] for q in (0.1, 0.5, 0.9)] == pytest.approx(
+        [0.518, 0.609, 0.768], abs=0.015
+    )  # the ladder of noise
     assert p.reason is not None
     assert "Only 7 of the 8 evaluations" in p.reason
     assert f"between {p.quantile(0.1)[0]:.2f} and {p.quantile(0.9)[0]:.2f}" in p.reason

@@ -32,7 +32,8 @@ class Telemetry:
 
     def __init__(self, rundir: RunDir, policy: Policy, policy_hash: str, run: str, port: int = 0) -> None:
         self._store = Store(CONTROLLER)
-        self._rundir, self._curve = rundir, policy.forecast.dataset
+        self._rundir = rundir
+        self._told: dict[str, tuple[int, int]] = {}
         # Beside the rules of the policy, a person is told of data that cannot be used and of actions that were refused.
         self._actions = {STALE: "page", REFUSED: "page", **{rule.name: _action(rule) for rule in policy.rules}}
         self._policy, self._sent = policy, dict[str, tuple[str, float]]()
@@ -80,8 +81,10 @@ class Telemetry:
                 store.inc("rl_controller_decisions_total", **labels)
             self._rules(judgement, standing)
             self._answers(snapshot, decision)
-            if judgement.forecast_is_new and judgement.forecast is not None:
-                self._forecast(judgement.forecast, snapshot.at)
+            for curve, view in judgement.forecasts.items():
+                if (newest := (view.branch, view.step)) != self._told.get(curve):
+                    self._told[curve] = newest
+                    self._forecast(curve, view, snapshot.at)
 
     def _rules(self, judgement: Judgement, standing: Standing) -> None:
         """What holds, and what the limits of the policy still allow."""
@@ -107,8 +110,8 @@ class Telemetry:
         if ack and ack.state is not AckState.accepted and (sent := self._sent.pop(ack.decision_id, None)):
             store.observe_many("rl_controller_action_seconds", [snapshot.at - sent[1]], action=sent[0])
 
-    def _forecast(self, view: ForecastView, at: float) -> None:
-        store, curve = self._store, self._curve
+    def _forecast(self, curve: str, view: ForecastView, at: float) -> None:
+        store = self._store
         store.set("rl_fit_points", view.points, curve=curve)
         store.set("rl_forecast_refused", float(view.refused), curve=curve)
         axis = self._policy.forecast.axis
@@ -122,6 +125,9 @@ class Telemetry:
         if view.target_probability is not None:
             probability = nan if view.refused else view.target_probability
             store.set("rl_forecast_target_probability", probability, curve=curve)
+        store.set("rl_forecast_scored_evaluations", view.scored, curve=curve)
+        for nominal, share in view.coverage.items():
+            store.set("rl_forecast_coverage_ratio", share, curve=curve, nominal=nominal)
         for name, values in view.parameters.items():
             for q, value in zip(("0.1", "0.5", "0.9"), values, strict=True):
                 store.set("rl_fit_parameter", value, curve=curve, parameter=name, q=q)

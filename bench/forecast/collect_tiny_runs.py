@@ -9,20 +9,18 @@ well under a minute of CPU. A run whose CSV is there is skipped, one that was st
 import argparse
 import csv
 import json
+import multiprocessing
 import os
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-STEPS, EVERY, PROMPTS, K = 115, 5, 256, 2
+LONG, SHORT, FIRST = (115, 5), (80, 4), 4  # (steps, steps between evaluations): the first four runs are longer
+PROMPTS, K = 256, 2
 LRS = (1e-4, 1.5e-4, 2e-4, 3e-4)
 BATCHES = ((8, 8), (6, 8), (6, 12))
 OPERANDS = ((2, 5), (2, 4), (2, 3))
 SETTINGS = {
-    "steps": STEPS,
     "threads": 1,
     "model.hidden": 96,
     "model.layers": 2,
@@ -33,7 +31,6 @@ SETTINGS = {
     "task.held_out_prompts": PROMPTS,
     "length.max_new_tokens": 52,
     "length.thinking_budget": 52,
-    "evaluation.every": EVERY,
     "evaluation.prompts": PROMPTS,
     "evaluation.k": K,
     "evaluation.slots": 512,
@@ -45,7 +42,10 @@ SETTINGS = {
 def settings_of(index: int) -> dict[str, object]:
     """The settings of one run: all three axes change from run to run, and each value meets each other one."""
     prompts, samples = BATCHES[index % 3]
+    steps, every = LONG if index < FIRST else SHORT
     return SETTINGS | {
+        "steps": steps,
+        "evaluation.every": every,
         "seed": 1000 + index,
         "name": f"tiny-{index:02d}",
         "optimizer.lr": LRS[index % 4],
@@ -57,11 +57,19 @@ def settings_of(index: int) -> dict[str, object]:
 
 
 def train(index: int, root: Path) -> None:
-    """Run to the end, or raise."""
-    words = [w for key, value in settings_of(index).items() for w in ("--set", f"{key}={json.dumps(value)}")]
-    command = [sys.executable, "-m", "trainer", "tiny", "--run", str(root), "--quiet", *words]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.environ.get("PYTHONPATH", str(ROOT))}
-    subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
+    """Run to the end in a process of its own, or raise. A fork, so that the heavy imports are paid for once."""
+    child = multiprocessing.get_context("fork").Process(target=_train, args=(index, root))
+    child.start()
+    child.join()
+    if child.exitcode != 0:
+        raise RuntimeError(f"{root}: the trainer ended with exit code {child.exitcode}")
+
+
+def _train(index: int, root: Path) -> None:
+    from trainer.cli import train as go
+
+    pairs = [f"{key}={json.dumps(value)}" for key, value in settings_of(index).items()]
+    go("tiny", root, pairs, quiet=True)
 
 
 def write(index: int, root: Path, path: Path) -> None:
@@ -94,6 +102,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "tiny_runs")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    import trainer.cli
+    import trainer.session  # noqa: F401 - what a forked run would load itself
     for index in range(arguments.runs):
         path, root = arguments.out / f"tiny-{index:02d}.csv", arguments.work / f"tiny-{index:02d}"
         if path.exists():

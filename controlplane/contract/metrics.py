@@ -193,6 +193,8 @@ CONTROLLER: tuple[Metric, ...] = (
     _metric("rl_forecast_pass_ratio", "gauge", "Forecast pass ratio at the end of the run, by quantile; NaN while the forecast is refused.", "ratio", curve=(), q=QUANTILES),
     _metric("rl_fit_last_success_timestamp_seconds", "gauge", "Unix time of the last forecast that was not refused.", "seconds", curve=()),
     _metric("rl_forecast_compute", "gauge", "Compute on the axis of the forecast (GPU-seconds or steps): of the newest evaluation, and at the end of the run.", curve=(), axis=("gpu_seconds", "step"), at=("now", "end")),
+    _metric("rl_forecast_coverage_ratio", "gauge", "Share of this run's evaluations inside the interval of the given nominal level that was forecast just before them.", "ratio", curve=(), nominal=("0.8", "0.95")),
+    _metric("rl_forecast_scored_evaluations", "gauge", "Evaluations that the coverage is counted over.", curve=()),
     _metric("rl_forecast_refused", "gauge", "1 while the forecaster refuses to name an end.", curve=()),
     _metric("rl_forecast_target_pass_ratio", "gauge", "Target of the policy.", "ratio"),
     _metric("rl_forecast_target_probability", "gauge", "Probability of reaching the target by the end of the run.", "ratio", curve=()),

@@ -12,7 +12,7 @@ from statistics import median
 from controlplane.decide.decision import Decision
 from controlplane.decide.expectation import gain_per_step, of_evaluation
 from controlplane.decide.judgement import ForecastView, Judgement
-from controlplane.decide.outlook import Outlook
+from controlplane.decide.outlook import Outlooks
 from controlplane.decide.panel import Panel, Presence
 from controlplane.decide.rules import decide, episodes
 from controlplane.decide.standing import Standing
@@ -31,7 +31,7 @@ class Evaluator:
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
         self.standing = Standing()
-        self._outlook = Outlook(policy.forecast)
+        self._outlook = Outlooks(policy.forecast)
         self._panel, self._presence = Panel(policy), Presence(policy)
         self._queried = {name: policy.signal(name) for name in policy.queries}
         self._stalls = {name: config for name, config in policy.detectors.items() if isinstance(config, Stall)}
@@ -88,6 +88,7 @@ class Evaluator:
             blind_seconds=snapshot.at - self._seen_at,
             forecast=self._outlook.view,
             forecast_is_new=new_forecast,
+            forecasts=self._outlook.views,
             recent=tuple(self._recent),
             gain_per_step=self._gain_per_step(),
         )

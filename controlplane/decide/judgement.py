@@ -1,7 +1,7 @@
 """What a look at the run means: findings of every detector, the forecast, and whether the data may be used at all."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import sqrt
 
 from pydantic import BaseModel, ConfigDict
@@ -31,6 +31,10 @@ class ForecastView(BaseModel):
     target_probability: float | None = None
     parameters: dict[str, tuple[float, float, float]] = {}
     """q10, q50, q90 of A, B, C_mid and R0."""
+    coverage: dict[str, float] = {}
+    """Nominal level -> share of the evaluations so far that fell inside the interval forecast just before them."""
+    scored: int = 0
+    """Evaluations that the coverage is counted over."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,8 @@ class Judgement:
     """Time since the newest sample that could be used."""
     forecast: ForecastView | None = None
     forecast_is_new: bool = False
+    forecasts: Mapping[str, ForecastView] = field(default_factory=dict)
+    """The newest forecast of every held-out set; `forecast` is that of the policy's."""
     recent: tuple[tuple[int, float, float], ...] = ()
     """(progress, pass rate, samples) of the newest readings."""
     gain_per_step: float = 0.0

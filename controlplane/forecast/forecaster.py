@@ -10,6 +10,7 @@ what a refit gives, because a point whose variance estimate has moved triggers o
 import math
 from bisect import insort
 from collections.abc import Sequence
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
@@ -143,6 +144,19 @@ class Forecaster:
         )
         return Forecast(horizon, values, values.mean(axis=1), values.std(axis=1), reason is not None, reason, ratio)
 
+    def covers(self, compute: float, pass_rate: float, level: float = 0.8) -> bool | None:
+        """Whether an evaluation at `compute`, not yet observed, falls inside its calibrated interval; None while refused.
+
+        The interval of the mean is widened by the noise of one evaluation, taken to be that of the last point.
+        """
+        p = self.forecast([compute])
+        if p.refused:
+            return None
+        middle, (low, high) = float(p.quantile(0.5)[0]), p.interval(level)
+        noise = NormalDist().inv_cdf((1.0 + level) / 2.0) * math.sqrt(float(condense(self._points, self._changes)[2][-1]))
+        below, above = math.hypot(middle - float(low[0]), noise), math.hypot(float(high[0]) - middle, noise)
+        return bool(middle - below <= pass_rate <= middle + above)
+
     def parameters(self) -> Parameters:
         """Posterior of A, B, C_mid and R0; B and C_mid spread (in log) over their grid cell. NaN where a point fit has none."""
         if self.method != "posterior":
@@ -155,10 +169,7 @@ class Forecaster:
 
     def advice(self, *, target: float, price_per_unit: float | None = None) -> Advice:
         """Is it worth going on to the budget for pass rate `target`? Price is per unit of compute, any currency."""
-        if self.method != "posterior":
-            raise ValueError(
-                f"advice: the point fit {self.method!r} says nothing about probabilities; use the posterior"
-            )
+        self._probabilistic("advice")
         if not 0.0 < target <= 1.0:
             raise ValueError(f"advice: target {target} is not a pass rate in (0, 1]")
         if price_per_unit is not None:
@@ -186,6 +197,7 @@ class Forecaster:
 
         With a `target` the verdict is that of `advice`; without one it asks for `least_gain` more pass rate.
         """
+        self._probabilistic("economics")
         for what, number in (("units per hour", units_per_hour), ("price per unit", price_per_unit)):
             if number is not None:
                 _positive(f"economics: {what}", number)
@@ -205,6 +217,10 @@ class Forecaster:
             units_per_hour=units_per_hour,
             price_per_unit=price_per_unit,
         )
+
+    def _probabilistic(self, what: str) -> None:
+        if self.method != "posterior":
+            raise ValueError(f"{what}: the point fit {self.method!r} knows no probabilities; use the posterior")
 
     def _point_fit(self) -> PointFit:
         if self._fit is None:

@@ -20,7 +20,7 @@ from typing import Literal
 
 import numpy as np
 from scipy.optimize import OptimizeWarning, curve_fit
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from controlplane.forecast.law import Array
 from controlplane.forecast.protocol import CUT, Fit, fit_scalerl, scan_scalerl
@@ -182,7 +182,7 @@ def _least_squares(
 
 def normals(mean: Array, sd: Array, count: int) -> Array:
     """(H, N) evenly spread quantiles of H normals."""
-    z = norm.ppf((np.arange(count) + 0.5) / count)
+    z = ndtri((np.arange(count) + 0.5) / count)
     values: Array = mean[:, None] + sd[:, None] * z[None, :]
     return values
 

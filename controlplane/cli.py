@@ -16,6 +16,7 @@ import typer
 
 from controlplane.contract.rundir import RunDir
 from controlplane.contract.yamlfile import FileError
+from controlplane.fitting.command import backtest, compare, fit
 from controlplane.journal import JournalError, journal_of
 from controlplane.logbook import log, replay_journal
 from controlplane.loop import LEASE_SECONDS, ControlError, Controller
@@ -164,6 +165,9 @@ app.command()(log)
 app.command("replay-journal")(replay_journal)
 app.command()(loo)
 app.command()(repeat)
+app.command()(fit)
+app.command()(compare)
+app.command()(backtest)
 
 app.add_typer(metrics_app, name="metrics")
 app.add_typer(prometheus_app, name="prometheus")

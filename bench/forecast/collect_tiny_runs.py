@@ -105,6 +105,7 @@ def main() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     import trainer.cli
     import trainer.session  # noqa: F401 - what a forked run would load itself
+
     for index in range(arguments.runs):
         path, root = arguments.out / f"tiny-{index:02d}.csv", arguments.work / f"tiny-{index:02d}"
         if path.exists():

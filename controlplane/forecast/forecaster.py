@@ -153,7 +153,9 @@ class Forecaster:
         if p.refused:
             return None
         middle, (low, high) = float(p.quantile(0.5)[0]), p.interval(level)
-        noise = NormalDist().inv_cdf((1.0 + level) / 2.0) * math.sqrt(float(condense(self._points, self._changes)[2][-1]))
+        noise = NormalDist().inv_cdf((1.0 + level) / 2.0) * math.sqrt(
+            float(condense(self._points, self._changes)[2][-1])
+        )
         below, above = math.hypot(middle - float(low[0]), noise), math.hypot(float(high[0]) - middle, noise)
         return bool(middle - below <= pass_rate <= middle + above)
 

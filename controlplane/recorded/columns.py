@@ -112,6 +112,8 @@ PROPORTIONS = frozenset(
 STEP = ("step", "global_step", "training/global_step", "_step", "train_step", "iteration", "batch", "progress/batch")
 COMPUTE: tuple[tuple[str, bool, str], ...] = (
     ("compute", False, "device-seconds"),
+    ("gpu_hours", False, "GPU-hours"),
+    ("gpu_seconds", False, "GPU-seconds"),
     ("seconds", True, "seconds"),
     ("time/total", True, "seconds"),
     ("timing_s/step", True, "seconds"),

@@ -24,7 +24,7 @@ def read_run(path: Path, columns: Mapping[str, str] | None = None, bounds: tuple
 
     Args:
         path: CSV (or TSV), JSON Lines, a JSON list of objects, HF `trainer_state.json`, or a run directory of ours.
-        columns: signal -> column name, where the caller knows better than the guess.
+        columns: signal -> column name, where the caller knows better than the guess; `compute` -> what was spent.
         bounds: range of the reward that is mapped to [0, 1], if it is not seen from the values.
 
     Raises:
@@ -49,7 +49,11 @@ def make(
     raw = {key: np.array([row.get(key, math.nan) for row in rows]) for key in names}
     notes: list[str] = []
     step = _steps(raw, len(rows), notes)
-    found = _found(names, chosen or {}, place)
+    chosen = dict(chosen or {})
+    spent = chosen.pop("compute", None)
+    if spent is not None and spent not in raw:
+        raise FileError(f"{place}: has no column {spent!r}; it has {', '.join(names)}")
+    found = _found(names, chosen, place)
     columns = {signal: raw[key] for signal, key in found.items() if signal not in _HELPERS}
     samples = _samples(raw, found, notes)
     _derive(columns, raw, found, samples, notes)
@@ -70,7 +74,7 @@ def make(
     backwards = np.diff(step, prepend=step[:1]) < 0
     if backwards.any():
         notes.append(f"the step falls back {int(backwards.sum())} times: the run was started again or resumed there")
-    compute, unit = _compute(raw, step)
+    compute, unit = (raw[spent], spent) if spent is not None else _compute(raw, step)
     if unit != "steps":
         notes.append(f"compute: {unit}")
     return Table(name, step, np.cumsum(backwards), columns, compute, unit, samples, tuple(notes))

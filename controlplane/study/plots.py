@@ -22,7 +22,7 @@ from controlplane.report.theme import light
 from controlplane.study.fits import Curve, linear
 
 COLUMNS = 3
-_STYLE = {
+STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "study",
     "font.family": "DejaVu Sans",
@@ -73,7 +73,7 @@ def draw(free: Sequence[Panel], common: Sequence[Panel], reference: int, axis: s
         ("curves", free, _curves, "held-out pass rate"),
         ("linear", common, _linear, "F(R)"),
     ):
-        with matplotlib.rc_context(_STYLE):
+        with matplotlib.rc_context(STYLE):
             figure = _multiples(panels, reference, plot, axis, label)
             for kind, canvas in (("png", FigureCanvasAgg), ("svg", FigureCanvasSVG)):
                 canvas(figure)

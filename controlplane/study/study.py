@@ -40,8 +40,8 @@ def leave_one_out(study: Study, options: Options, console: Console) -> int:
     if r0:
         text = table.comparison(found)
         notes = table.comparison_notes(found, options.axis, options.grid, r0)
-        panels, linear = _panels(found, arms)
-        drawn = plots.draw(panels, linear, _place(found, study.reference), _axis_words(options.axis), options.out)
+        free, linear = panels(found, arms)
+        drawn = plots.draw(free, linear, _place(found, study.reference), _axis_words(options.axis), options.out)
         _write(options, console, study.title, text, notes, _results(study, options, arms, asdict(found)), drawn)
     return _verdict(statuses, bool(r0), console)
 
@@ -60,8 +60,8 @@ def repeat(study: Study, options: Options, console: Console) -> int:
             console.print(failure, markup=False, highlight=False)
         return 1
     notes = table.repeat_notes(found, options.axis, options.grid) + list(arms[0].failures)
-    panels, linear = _seed_panels(found)
-    drawn = plots.draw(panels, linear, 0, _axis_words(options.axis), options.out)
+    free, linear = _seed_panels(found)
+    drawn = plots.draw(free, linear, 0, _axis_words(options.axis), options.out)
     results = _results(study, options, arms, _spreads(found))
     _write(options, console, study.title, table.repeat_table(found), notes, results, drawn)
     return _verdict(statuses, True, console)
@@ -123,7 +123,7 @@ def _place(found: Comparison, name: str) -> int:
     return next((i for i, row in enumerate(r for r in found.rows if r.runs) if row.name == name), 0)
 
 
-def _panels(found: Comparison, arms: Sequence[Arm]) -> tuple[list[plots.Panel], list[plots.Panel]]:
+def panels(found: Comparison, arms: Sequence[Arm]) -> tuple[list[plots.Panel], list[plots.Panel]]:
     """Curves with their free fits, and with the fits at the common A, in the order of the table."""
     by_name = {arm.name: arm for arm in arms}
     free, common = [], []
@@ -196,7 +196,7 @@ def _write(
 ) -> None:
     paper = "\n".join(f"- {note}" for note in notes)
     write_atomic(options.out / "table.md", f"# {title}\n\nRecipe: {options.recipe}.\n\n{text}\n\n{paper}\n")
-    write_atomic(options.out / "results.json", json.dumps(_plain(results), indent=1) + "\n")
+    write_atomic(options.out / "results.json", json.dumps(plain(results), indent=1) + "\n")
     console.print()
     console.print(text, markup=False, highlight=False, soft_wrap=True)
     console.print()
@@ -207,14 +207,14 @@ def _write(
         console.print(str(path), markup=False, highlight=False, soft_wrap=True)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """JSON has no NaN: null in its place."""
     if isinstance(value, float):
         return value if isfinite(value) else None
     if isinstance(value, Mapping):
-        return {key: _plain(inner) for key, inner in value.items()}
+        return {key: plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
+        return [plain(inner) for inner in value]
     return value
 
 

@@ -17,6 +17,7 @@ import typer
 from controlplane.contract.rundir import RunDir
 from controlplane.contract.yamlfile import FileError
 from controlplane.fitting.command import backtest, compare, fit
+from controlplane.hindsight.command import replay
 from controlplane.journal import JournalError, journal_of
 from controlplane.logbook import log, replay_journal
 from controlplane.loop import LEASE_SECONDS, ControlError, Controller
@@ -163,6 +164,7 @@ def demo(
 
 app.command()(log)
 app.command("replay-journal")(replay_journal)
+app.command()(replay)
 app.command()(loo)
 app.command()(repeat)
 app.command()(fit)

@@ -54,17 +54,17 @@ def decide(policy: Policy, snapshot: Snapshot, judgement: Judgement, standing: S
         return say(Kind.nothing, f"no rule holds; {_nearest(judgement)}")
     rule = min(holding, key=_priority)
     why = "; ".join(_evidence(name, judgement) for name in _keys(rule, judgement))
-    if step < policy.observe_until_step:
-        return say(
-            Kind.hold,
-            f"{rule.name} holds ({why}), but the policy only observes until step {policy.observe_until_step}",
-            rule,
-        )
     if rule.name in standing.said and not rule.then.families:
         return say(Kind.hold, f"{rule.name} still holds, told at step {standing.said[rule.name]}", rule)
     if not rule.then.families:
         kind, text = (Kind.page, why) if rule.then.page else (Kind.advise, f"{rule.then.advise} ({why})")
         return say(kind, f"{rule.name}: {text}", rule)
+    if step < policy.observe_until_step:  # people may be told of anything at any time; the run is not touched yet
+        return say(
+            Kind.hold,
+            f"{rule.name} holds ({why}), but the policy only observes until step {policy.observe_until_step}",
+            rule,
+        )
     return _act(policy, rule, why, observed, judgement, standing)
 
 

@@ -104,7 +104,7 @@ SIGNALS: Mapping[str, tuple[str, ...]] = {
     "n": ("n", "rollout_count", "num_samples", "batch_samples"),
     "nonfinite": ("nonfinite",),
 }
-"""Signal -> patterns of column names. The last five are turned into others and appear under these names nowhere else."""
+"""Signal -> patterns of column names. mixed, truncated_count and n only serve to make others."""
 
 PROPORTIONS = frozenset(
     {"pass_rate", "eval_pass_rate", "truncation", "zero_variance", "effective_samples", "utilization"}

@@ -16,7 +16,7 @@ from controlplane.recorded.table import Column, Table
 
 Rows = list[dict[str, float]]
 READS = "a CSV file, a JSON Lines file, trainer_state.json or a run directory"
-_HELPERS = frozenset({"mixed", "truncated_count", "n", "clock"})
+_HELPERS = frozenset({"mixed", "truncated_count", "n"})
 
 
 def read_run(path: Path, columns: Mapping[str, str] | None = None, bounds: tuple[float, float] | None = None) -> Table:

@@ -25,7 +25,7 @@ from controlplane.digest import facts, words
 from controlplane.record import Record
 from controlplane.report.theme import inline, light
 
-_STYLE = {
+STYLE = {
     "svg.fonttype": "none",
     "font.family": "DejaVu Sans",  # ships with matplotlib; the page puts the reader's own font in its place
     "font.size": 9.5,
@@ -66,7 +66,7 @@ class Mark:
 def svg(draw: Callable[[], Figure], label: str) -> str:
     """The figure that `draw` makes, as inline SVG; `label` is read out by screen readers and must be escaped already."""
     out = io.StringIO()
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": label}):
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": label}):
         figure = draw()
         FigureCanvasSVG(figure)
         figure.savefig(out, format="svg")
@@ -75,7 +75,7 @@ def svg(draw: Callable[[], Figure], label: str) -> str:
 
 def overview_png(record: Record, path: Path) -> None:
     """The overview of one run as a PNG of 1200 pixels width on a light ground."""
-    with matplotlib.rc_context({**_STYLE, "figure.facecolor": light("page"), "savefig.facecolor": light("page")}):
+    with matplotlib.rc_context({**STYLE, "figure.facecolor": light("page"), "savefig.facecolor": light("page")}):
         figure = overview(record)
         FigureCanvasAgg(figure)
         figure.savefig(path, format="png", dpi=1200 / figure.get_size_inches()[0])

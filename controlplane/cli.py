@@ -24,6 +24,7 @@ from controlplane.loop import LEASE_SECONDS, ControlError, Controller
 from controlplane.metricstore import Recorder
 from controlplane.metricstore.command import app as metrics_app
 from controlplane.policy import Autonomy, find, parse
+from controlplane.post import command as post_command
 from controlplane.prometheus.command import app as prometheus_app
 from controlplane.sources import MetricSource, PrometheusSource, ScrapeSource
 from controlplane.study.command import loo, repeat
@@ -163,6 +164,7 @@ def demo(
 
 
 app.command()(log)
+post_command.add_to(app)
 app.command("replay-journal")(replay_journal)
 app.command()(replay)
 app.command()(loo)

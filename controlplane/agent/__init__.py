@@ -6,6 +6,7 @@ Imports the contract, the standard library, pydantic and prometheus_client, and 
 from controlplane.agent.agent import Agent
 from controlplane.agent.boundary import BoundaryState, Directive
 from controlplane.agent.guardrails import Bounds, GuardRails
+from controlplane.agent.http import HttpMailbox
 from controlplane.agent.mailbox import DirectoryMailbox, Mailbox, read_key
 from controlplane.agent.ranks import MESSAGE_BYTES, Follower, Ranks
 
@@ -18,6 +19,7 @@ __all__ = [
     "DirectoryMailbox",
     "Follower",
     "GuardRails",
+    "HttpMailbox",
     "Mailbox",
     "Ranks",
     "read_key",

@@ -146,6 +146,7 @@ class Courier:
         self._observed: Observed | None = None
         self._thread: threading.Thread | None = None
         self._stopping = False
+        self._troubles: dict[str, str] = {}
 
     # The side of the training loop: memory only.
 
@@ -249,11 +250,17 @@ class Courier:
             self._wake.clear()
 
     def _attempt(self, act: Callable[[], None]) -> None:
+        name = act.__name__
         try:
             act()
         except Exception as error:
             # Whatever a transport raises must not end the thread: the next round tries again, training goes on.
-            log.warning("control mailbox: %s failed: %s", act.__name__, error)
+            if self._troubles.get(name) != str(error):
+                log.warning("control mailbox: %s failed: %s; tried again", name, error)
+            self._troubles[name] = str(error)
+        else:
+            if self._troubles.pop(name, None) is not None:
+                log.info("control mailbox: %s works again", name)
 
     def turn(self, act: Callable[[], None]) -> None:
         """`collect` or `deliver` at once, for an agent without a thread; failures are logged as in the thread."""

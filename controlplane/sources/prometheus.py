@@ -22,12 +22,22 @@ _SAYS_WHY = frozenset({200, 400, 422, 503})
 
 
 class PrometheusSource:
-    """Newest samples of the run with target label `run`, through the HTTP API of a Prometheus server at `url`."""
+    """Newest samples of the run with target label `run`, through the HTTP API of a Prometheus server at `url`.
 
-    def __init__(self, url: str, run: str, timeout: float = 5.0, clock: Callable[[], float] = time.time) -> None:
+    `past` gives the unix time to ask for instead of now, to look at a run that is over.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        run: str,
+        timeout: float = 5.0,
+        clock: Callable[[], float] = time.time,
+        past: Callable[[], float] | None = None,
+    ) -> None:
         if any(character in run for character in '"\\\n'):
             raise ValueError(f"run name {run!r} has a character that a label selector cannot hold")
-        self._url, self._run, self._clock = url.rstrip("/"), run, clock
+        self._url, self._run, self._clock, self._past = url.rstrip("/"), run, clock, past
         self._fetcher = Fetcher(timeout, LARGEST_ANSWER)
 
     def read(self, names: Collection[str]) -> Sample:
@@ -64,8 +74,9 @@ class PrometheusSource:
 
     def _query(self, expression: str) -> list[tuple[dict[str, str], float]]:
         """(labels, value) of an instant query; a scalar has no labels."""
+        form = {"query": expression} | ({"time": f"{self._past():.3f}"} if self._past else {})
         try:
-            body = json.loads(self._fetcher.fetch(f"{self._url}/api/v1/query", {"query": expression}, _SAYS_WHY))
+            body = json.loads(self._fetcher.fetch(f"{self._url}/api/v1/query", form, _SAYS_WHY))
         except (FetchError, ValueError, RecursionError) as error:
             raise SourceError(f"Prometheus at {self._url} cannot be read ({error or type(error).__name__})") from None
         try:

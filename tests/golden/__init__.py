@@ -44,7 +44,7 @@ class Page:
 
 def lines(end: float | None = None) -> Iterator[str]:
     """The record as OpenMetrics. With `end` all times, and values that are unix times, are moved so that it ends then."""
-    shift = 0.0 if end is None else end - _last()
+    shift = 0.0 if end is None else end - ends_at()
     for line in _text():
         if line.startswith("#"):
             yield line
@@ -100,7 +100,7 @@ def serve(folder: Path, end: float | None = None, policy: str = "lecture") -> It
         (folder / name).write_text(text)
     # Rule evaluation of now needs the rules; what the recording rules would have given then is computed below.
     (folder / "prometheus.yml").write_text(json.dumps({"rule_files": [f"{folder}/rl-*.yaml"]}))
-    start = end - (_last() - _first())
+    start = end - (ends_at() - _first())
     with _server(program, folder) as url:
         span = [f"--start={start:.0f}", f"--end={end:.0f}", "--eval-interval=15s", f"--url={url}"]
         rules = str(folder / "rl-recording.yaml")
@@ -162,5 +162,6 @@ def _first() -> float:
     return min(_times())
 
 
-def _last() -> float:
+def ends_at() -> float:
+    """Unix time of the last scrape, as recorded."""
     return max(_times())

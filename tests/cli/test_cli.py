@@ -44,7 +44,7 @@ def test_a_bad_policy_starts_nothing(run: Path, old: str, new: str, says: str) -
     ("arguments", "says"),
     [
         (("control", "nowhere"), "nowhere: there is no such run directory"),
-        (("control", "run", "--policy", "none.yaml"), "shipped policies are demo, observe"),
+        (("control", "run", "--policy", "none.yaml"), "shipped policies are demo, guard, lecture, observe, paper"),
         (("control", "run", "--at-most", "everything"), "must be one of observe, advise, act"),
         (("report", "run"), "is not a run directory"),
         (("watch", "nowhere"), "there is no such run directory"),

@@ -220,6 +220,7 @@ class Controller:
             issued_at=self._clock(),
             expires_at_step=decision.expires_at_step or observed.step,
             set=decision.change.set,
+            lease=decision.lease,
             action=decision.change.action,
             target=decision.change.target,
             reason=decision.reason,

@@ -4,7 +4,18 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from controlplane.contract.documents import Ack, Action, CheckpointState, Health, Observed, Phase, TunableState
+from controlplane.contract.approvals import Approval, Order
+from controlplane.contract.documents import (
+    Ack,
+    AckState,
+    Action,
+    CheckpointState,
+    Health,
+    Observed,
+    Phase,
+    TunableState,
+)
+from controlplane.decide import Decision
 from controlplane.snapshot import Snapshot
 
 BATCH = 128
@@ -26,6 +37,11 @@ class Run:
     last_ack: Ack | None = None
     checkpoints: list[CheckpointState] = field(default_factory=list)
     rollbacks_left: int = 3
+    tunables: dict[str, TunableState] = field(default_factory=dict)
+    """Beside lr_scale."""
+    actions: tuple[Action, ...] = tuple(Action)
+    approvals: tuple[Approval, ...] = ()
+    orders: tuple[Order, ...] = ()
     totals: dict[str, float] = field(default_factory=dict)
     gauges: dict[str, float] = field(default_factory=dict)
 
@@ -39,6 +55,7 @@ class Run:
         truncation: float = 0.0,
         zero: float = 0.2,
         nonfinite: bool = False,
+        busy: float | None = None,
     ) -> Snapshot:
         """One step with noise around these values, and the look after it."""
         self.step, self.at = self.step + 1, self.at + 1.0
@@ -53,7 +70,36 @@ class Run:
         for quantity in ("loss", "grad"):
             self._add(f'rl_trainer_nonfinite_total{{quantity="{quantity}"}}', float(nonfinite))
         self.gauges["rl_trainer_grad_norm"] = grad_norm * float(np.exp(self.rng.normal(0, 0.25)))
+        if busy is not None:
+            self.gauges['rl_trainer_utilization_ratio{role="process"}'] = busy
         return self.look()
+
+    def carry_out(self, decision: Decision) -> None:
+        """What a trainer does with an action: values in force, a rollback, an acknowledgement with what was read back."""
+        assert decision.change is not None
+        assert decision.decision_id is not None
+        assert decision.generation is not None
+        if decision.change.target is not None:
+            self.restore(decision.change.target.step)
+        for name, setting in decision.change.set.items():
+            self.put(name, setting.resolve(self.value(name)))
+        self.applied_generation = decision.generation
+        self.last_ack = Ack(
+            decision_id=decision.decision_id,
+            generation=decision.generation,
+            state=AckState.applied,
+            at_step=self.step,
+            readback={name: self.value(name) for name in decision.change.set},
+        )
+
+    def value(self, name: str) -> float:
+        return self.lr_scale if name == "lr_scale" else self.tunables[name].value
+
+    def put(self, name: str, value: float) -> None:
+        if name == "lr_scale":
+            self.lr_scale = value
+        else:
+            self.tunables[name] = self.tunables[name].model_copy(update={"value": value})
 
     def evaluate(self, pass_rate: float) -> None:
         """A held-out evaluation at the present step; seen in the next look."""
@@ -84,7 +130,14 @@ class Run:
             "rl_trainer_last_step_timestamp_seconds": self.at,
             f'rl_trainer_incarnation_info{{uuid="{self.incarnation}"}}': 1.0,
         }
-        return Snapshot(at=self.at + 0.1, sampled_at=self.at, metrics=metrics, observed=self.observed(phase))
+        return Snapshot(
+            at=self.at + 0.1,
+            sampled_at=self.at,
+            metrics=metrics,
+            observed=self.observed(phase),
+            approvals=self.approvals,
+            orders=self.orders,
+        )
 
     def observed(self, phase: Phase = Phase.training) -> Observed:
         return Observed(
@@ -97,8 +150,8 @@ class Run:
             written_at=self.at,
             applied_generation=self.applied_generation,
             last_ack=self.last_ack,
-            tunables={"lr_scale": TunableState(value=self.lr_scale, min=0.01, max=2.0)},
-            actions=tuple(Action),
+            tunables={"lr_scale": TunableState(value=self.lr_scale, min=0.01, max=2.0), **self.tunables},
+            actions=self.actions,
             rollbacks_left=self.rollbacks_left,
             checkpoints=tuple(self.checkpoints),
             phase=phase,

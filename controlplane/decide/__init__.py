@@ -1,6 +1,7 @@
 """Policy x snapshot x what happened before -> decision. Pure: replaying the snapshots gives the same decisions."""
 
-from controlplane.decide.decision import Change, Decision, Kind
+from controlplane.decide.action import unsupported
+from controlplane.decide.decision import Change, Decision, Kind, Purpose
 from controlplane.decide.evaluator import Evaluator
 from controlplane.decide.judgement import ForecastView, Judgement
 from controlplane.decide.rules import STALE, decide, episodes
@@ -14,7 +15,9 @@ __all__ = [
     "ForecastView",
     "Judgement",
     "Kind",
+    "Purpose",
     "Standing",
     "decide",
     "episodes",
+    "unsupported",
 ]

@@ -5,20 +5,33 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict
 
-from controlplane.contract.documents import Action, Setting, Target
+from controlplane.contract.documents import Action, Lease, Setting, Target
 
 
 class Kind(StrEnum):
     """nothing: all is well. hold: something is missing or in the way. observe and advise: a rule holds, but autonomy goes no
-    further. act: published to the trainer. page: a person is needed. verdict: what an earlier action was worth."""
+    further. waiting: a person has to approve. dropped: denied, or nobody answered. act: published to the trainer. page: a
+    person is needed. verdict: what an earlier action was worth."""
 
     nothing = "nothing"
     hold = "hold"
     observe = "observe"
     advise = "advise"
+    waiting = "waiting"
+    dropped = "dropped"
     act = "act"
     page = "page"
     verdict = "verdict"
+
+
+class Purpose(StrEnum):
+    """Why an action is taken. answer: a rule holds. revert: it takes back a change that did not help. recover: a step back
+    to the values before, after quiet steps. order: a person asked for it."""
+
+    answer = "answer"
+    revert = "revert"
+    recover = "recover"
+    order = "order"
 
 
 class Change(BaseModel):
@@ -45,7 +58,8 @@ class Change(BaseModel):
 
 
 class Decision(BaseModel):
-    """One decision. `decision_id` is set when it is addressed to the trainer and is the key of idempotency."""
+    """One decision. `decision_id` is set when it is addressed to the trainer or to a person who must approve it, and is the
+    key of idempotency."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
 
@@ -55,7 +69,12 @@ class Decision(BaseModel):
     step: int | None = None
     branch: int = 0
     rule: str | None = None
+    purpose: Purpose = Purpose.answer
     change: Change | None = None
+    before: dict[str, float] = {}
+    """Values in force of the tunables that the change names."""
+    lease: Lease | None = None
+    """Given with a temporary change: past its end the trainer takes the values back by itself."""
     onset: int | None = None
     """Step at which the trouble is thought to have begun."""
     decision_id: str | None = None
@@ -65,6 +84,10 @@ class Decision(BaseModel):
     evidence: dict[str, float] = {}
     helped: bool | None = None
     """Only of a verdict."""
+    approved_by: str = ""
+    """Who approved it, where that was needed."""
+    also: tuple[str, ...] = ()
+    """Other rules that held in this look, each with why it was passed over."""
 
 
 def decision_id(run_uid: str, generation: int, rule: str, branch: int, step: int) -> str:

@@ -60,7 +60,8 @@ class Evaluator:
         self._remember(decision, self._take_in(snapshot))
 
     def _remember(self, decision: Decision, judgement: Judgement) -> None:
-        self.standing = self.standing.after(decision, self._reference(decision))
+        gain, expires = judgement.gain_per_step, self.policy.approval.expires_steps
+        self.standing = self.standing.after(decision, self._reference(decision), gain, expires)
         self.standing = self.standing.quiet(episodes(self.policy, judgement))
 
     def _take_in(self, snapshot: Snapshot) -> Judgement:

@@ -1,194 +1,38 @@
-"""The decision itself, as one pure function.
+"""The decision itself, as one pure function: gates in a fixed order, the first that has something to say decides.
 
-    stale? -> ended? -> pending? -> verdict due? -> which rules hold? -> warm-up, limits, cooldown, target, clamps -> autonomy
+    ended? -> a person's order? -> stale? -> branch? -> answer awaited? -> refused? -> verdict due? -> take back?
+    -> approved, denied, late? -> which rules hold, the safest first -> way back -> nothing
 
-Each gate that stops an action gives its reason; so does "nothing". Priority among rules that hold: rollback, then
-decrease, then increase, then page.
+Each gate that stops an action gives its reason; so does "nothing". Of rules that hold together the safer priority goes first,
+then rollback, decrease, increase, and telling people; of two alike the one that changes more carefully.
 """
 
+from collections.abc import Callable
 from math import isfinite
 
-from controlplane.contract.documents import Action, CheckpointState, Health, Observed, Phase, Setting, Target
-from controlplane.decide.decision import Change, Decision, Kind, decision_id
+from controlplane.contract.documents import Action, Phase
+from controlplane.decide.action import act_on, address, approved
+from controlplane.decide.afterwards import take_back, verdict, way_back
+from controlplane.decide.decision import Change, Decision, Kind, Purpose
 from controlplane.decide.judgement import Judgement
+from controlplane.decide.situation import Situation
 from controlplane.decide.standing import Standing
-from controlplane.detect import Finding, Outcome
-from controlplane.policy.models import Autonomy, Policy, Rule
+from controlplane.detect import Outcome
+from controlplane.policy.models import Policy, Rule
 from controlplane.snapshot import Snapshot
 
 STALE = "stale"
-EXPIRES_AFTER_STEPS = 25
-"""Steps after which an unread directive is void: older evidence is no reason to change a run."""
+_PRIORITY = ("safety", "efficiency", "tuning")
+_CHANGES = (Kind.act, Kind.waiting)
 
 
 def decide(policy: Policy, snapshot: Snapshot, judgement: Judgement, standing: Standing) -> Decision:
     """What to do about this look at the run. Pure and total: it always returns a decision with a reason."""
-    observed, step, branch = snapshot.observed, judgement.step, judgement.branch
-
-    def say(kind: Kind, reason: str, rule: Rule | None = None, **more: object) -> Decision:
-        name = rule.name if rule else None
-        return Decision(kind=kind, reason=reason, step=step, branch=branch, rule=name, **more)  # type: ignore[arg-type]
-
-    if observed is not None and observed.phase is Phase.stopped:
-        return say(Kind.nothing, f"the trainer has stopped at step {observed.step} of {observed.planned_steps}")
-    if judgement.stale:
-        if STALE in standing.said or judgement.blind_seconds <= policy.freshness.max_age_seconds:
-            return say(Kind.hold, judgement.stale)
-        return Decision(kind=Kind.page, reason=judgement.stale, step=step or 0, branch=branch, rule=STALE)
-    if step is None or observed is None:
-        return say(Kind.hold, "no step has been seen yet")
-    if standing.watch is not None and standing.watch.left_branch == branch:
-        return say(Kind.hold, "the rollback is confirmed; waiting for the first step of the new branch")
-    if observed.branch != branch:
-        return say(Kind.hold, f"the trainer is on branch {observed.branch}, its metrics still on branch {branch}")
-    if standing.pending is not None and standing.pending.change is not None:
-        return say(Kind.hold, f"waiting for the trainer to confirm: {standing.pending.change.sentence()}")
-    if (refusal := standing.refusal) is not None:
-        reason = f"the trainer did not carry out the last action ({refusal.state}): {refusal.reason}"
-        return Decision(kind=Kind.page, reason=reason, step=step, branch=branch, decision_id=refusal.decision_id)
-    if (verdict := _verdict(policy, judgement, standing)) is not None:
-        return verdict
-
-    holding = [rule for rule in policy.rules if _holds(rule, judgement)]
-    if not holding:
-        return say(Kind.nothing, f"no rule holds; {_nearest(judgement)}")
-    rule = min(holding, key=_priority)
-    why = "; ".join(_evidence(name, judgement) for name in _keys(rule, judgement))
-    if rule.name in standing.said and not rule.then.families:
-        return say(Kind.hold, f"{rule.name} still holds, told at step {standing.said[rule.name]}", rule)
-    if not rule.then.families:
-        kind, text = (Kind.page, why) if rule.then.page else (Kind.advise, f"{rule.then.advise} ({why})")
-        return say(kind, f"{rule.name}: {text}", rule)
-    if step < policy.observe_until_step:  # people may be told of anything at any time; the run is not touched yet
-        return say(
-            Kind.hold,
-            f"{rule.name} holds ({why}), but the policy only observes until step {policy.observe_until_step}",
-            rule,
-        )
-    return _act(policy, rule, why, observed, judgement, standing)
-
-
-def _act(
-    policy: Policy, rule: Rule, why: str, observed: Observed, judgement: Judgement, standing: Standing
-) -> Decision:
-    """A rule holds that would change the run: limits, target and clamps, then as far as autonomy allows."""
-    step, told = judgement.step, rule.name in standing.said
-    assert step is not None
-
-    def say(kind: Kind, reason: str, **more: object) -> Decision:
-        return Decision(kind=kind, reason=reason, step=step, branch=judgement.branch, rule=rule.name, **more)  # type: ignore[arg-type]
-
-    def stuck(reason: str) -> Decision:
-        """The rule may not act and a person has to know; told once per episode."""
-        return say(Kind.hold if told else Kind.page, f"{rule.name} holds ({why}), but {reason}")
-
-    times = standing.acted.get(rule.name, ())
-    if times and standing.progress - times[-1] < rule.limits.cooldown_steps:
-        left = rule.limits.cooldown_steps - (standing.progress - times[-1])
-        return say(Kind.hold, f"{rule.name} holds ({why}), but cools down for {left} more steps")
-    if len(times) >= rule.limits.max_per_run:
-        return stuck(f"it has already acted {len(times)} times in this run; a person has to look")
-    onset = min((f.onset for f in _findings(rule, judgement) if f.onset is not None), default=step)
-    target = None
-    if rule.then.rollback:
-        if Action.rollback not in observed.actions:
-            return stuck("this trainer cannot roll back")
-        if observed.rollbacks_left <= 0:
-            return stuck("the trainer's own guard rails allow no further rollback")
-        latest = onset - rule.then.rollback.before_onset_steps
-        checkpoint = newest_good(observed.checkpoints, latest)
-        if checkpoint is None:
-            return stuck(f"no checkpoint up to step {latest} has been proved good")
-        target = Target(step=checkpoint.step, digest=checkpoint.digest)
-    settings, problem = _settings(policy, rule, observed)
-    if problem:
-        return stuck(problem)
-    change = Change(action=Action.rollback if target else Action.none, target=target, set=settings)
-    evidence = {name: f.statistic for name, f in judgement.findings.items() if isfinite(f.statistic)}
-    autonomy = policy.allows(rule.then.families)
-    if autonomy is not Autonomy.act:
-        kind = Kind.advise if autonomy is Autonomy.advise else Kind.observe
-        if told:
-            return say(Kind.hold, f"{rule.name} still holds, told at step {standing.said[rule.name]}")
-        return say(kind, f"would {change.sentence()}: {why}", change=change, onset=onset, evidence=evidence)
-    generation = max(standing.generation, observed.applied_generation) + 1
-    return say(
-        Kind.act,
-        f"{change.sentence()}: {why}",
-        change=change,
-        onset=onset,
-        evidence=evidence,
-        generation=generation,
-        base_generation=observed.applied_generation,
-        expires_at_step=observed.step + EXPIRES_AFTER_STEPS,
-        decision_id=decision_id(observed.run_uid, generation, rule.name, judgement.branch, step),
-    )
-
-
-def newest_good(checkpoints: tuple[CheckpointState, ...], latest: int) -> CheckpointState | None:
-    """The newest checkpoint that later health proved good, not after step `latest`."""
-    good = [c for c in checkpoints if c.health is Health.good and c.step <= latest]
-    return max(good, key=lambda c: (c.branch, c.step), default=None)
-
-
-def _settings(policy: Policy, rule: Rule, observed: Observed) -> tuple[dict[str, Setting], str]:
-    """New values inside the clamps, and what stands in the way if nothing would change."""
-    settings: dict[str, Setting] = {}
-    for name in (*rule.then.scale, *rule.then.set):
-        current = observed.tunables.get(name)
-        if current is None:
-            return {}, f"this trainer has no tunable {name}"
-        if current.capability != "runtime":
-            return {}, f"this trainer cannot change {name} while it runs"
-        wanted = current.value * rule.then.scale[name] if name in rule.then.scale else rule.then.set[name]
-        clamp = policy.clamps[name]
-        value = min(max(wanted, clamp.min, current.min), clamp.max, current.max)
-        if value != current.value:
-            settings[name] = Setting(value=value)
-    if not settings:
-        names = ", ".join((*rule.then.scale, *rule.then.set))
-        return {}, f"{names} cannot be changed further inside its clamps, so the run would meet the same end"
-    return settings, ""
-
-
-def _verdict(policy: Policy, judgement: Judgement, standing: Standing) -> Decision | None:
-    watch = standing.watch
-    if watch is None or standing.progress < watch.due_progress:
-        return None
-    recent = judgement.pass_rate_since(watch.from_progress + policy.verdict.grace_steps)
-    if recent is None:
-        return None
-    value, margin = recent
-    helped = value >= watch.reference - margin
-    comparison = f"pass rate {value:.2f} against {watch.reference:.2f} before the trouble"
-    reason = f"the action of {watch.rule} {'helped' if helped else 'did not help'}: {comparison}"
-    evidence = {"pass_rate": value, "reference": watch.reference, "margin": margin}
-    return Decision(
-        kind=Kind.verdict,
-        reason=reason,
-        step=judgement.step,
-        branch=judgement.branch,
-        rule=watch.rule,
-        helped=helped,
-        evidence=evidence,
-        decision_id=watch.decision_id,
-    )
-
-
-def _breached(name: str, judgement: Judgement) -> bool:
-    return judgement.findings[name].outcome is Outcome.breach
-
-
-def _holds(rule: Rule, judgement: Judgement) -> bool:
-    return all(_breached(name, judgement) for name in rule.when.all) and (
-        not rule.when.any or bool(_recent(rule, judgement))
-    )
-
-
-def _recent(rule: Rule, judgement: Judgement) -> list[str]:
-    """Detectors of `any` that are or were in alarm not long ago."""
-    never = rule.when.within_steps + 1
-    return [name for name in rule.when.any if judgement.since_breach.get(name, never) <= rule.when.within_steps]
+    now = Situation(policy, snapshot, judgement, standing)
+    for gate in _GATES:
+        if (decision := gate(now)) is not None:
+            return decision
+    return now.say(Kind.nothing, f"no rule holds; {_nearest(judgement)}")
 
 
 def episodes(policy: Policy, judgement: Judgement) -> frozenset[str]:
@@ -196,30 +40,180 @@ def episodes(policy: Policy, judgement: Judgement) -> frozenset[str]:
 
     An episode lasts as long as any of the keys in `all` stands: the others may flicker, and a person is told once.
     """
-    names = {rule.name for rule in policy.rules if any(_breached(name, judgement) for name in rule.when.all)}
+    breached = {name for name, finding in judgement.findings.items() if finding.outcome is Outcome.breach}
+    names = {rule.name for rule in policy.rules if not breached.isdisjoint(rule.when.all)}
     return frozenset(names | {STALE} if judgement.stale else names)
 
 
-def _priority(rule: Rule) -> int:
-    if rule.then.rollback:
-        return 0
-    if any(factor < 1 for factor in rule.then.scale.values()):
-        return 1
-    return 2 if rule.then.scale or rule.then.set else 3
+def _ended(now: Situation) -> Decision | None:
+    observed = now.snapshot.observed
+    if observed is None or observed.phase is not Phase.stopped:
+        return None
+    return now.say(Kind.nothing, f"the trainer has stopped at step {observed.step} of {observed.planned_steps}")
 
 
-def _keys(rule: Rule, judgement: Judgement) -> list[str]:
-    """Detectors that made the rule hold."""
-    return [*rule.when.all, *_recent(rule, judgement)]
+def _ordered(now: Situation) -> Decision | None:
+    """A person's order is carried out past every rule, one at a time, and never twice."""
+    if now.snapshot.observed is None or now.standing.pending is not None:
+        return None
+    order = next((o for o in now.snapshot.orders if o.order_id not in now.standing.orders), None)
+    if order is None:
+        return None
+    action = Action(order.action)
+    words = f"{order.by} asks to {action.value}" + (f": {order.reason}" if order.reason else "")
+    if action not in now.observed.actions:
+        reason = f"{words}; this trainer cannot"
+        return now.say(Kind.dropped, reason, purpose=Purpose.order, decision_id=order.order_id)
+    decision = now.say(Kind.act, words, purpose=Purpose.order, change=Change(action=action), approved_by=order.by)
+    return decision.model_copy(update={**address(order.order_id, now), "decision_id": order.order_id})
 
 
-def _evidence(name: str, judgement: Judgement) -> str:
-    ago = judgement.since_breach.get(name, 0)
-    return f"{name}: {judgement.findings[name].detail}" if not ago else f"{name}: in alarm {ago} steps ago"
+def _stale(now: Situation) -> Decision | None:
+    judgement, freshness = now.judgement, now.policy.freshness
+    if judgement.stale:
+        unread = now.snapshot.observed is None or now.snapshot.sampled_at is None
+        brief = unread and judgement.blind_seconds <= freshness.max_age_seconds
+        if STALE in now.standing.said or brief or freshness.on_stale == "hold":
+            return now.say(Kind.hold, judgement.stale)
+        return now.say(Kind.page, judgement.stale, STALE).model_copy(update={"step": now.step})
+    if judgement.step is None:
+        return now.say(Kind.hold, "no step has been seen yet")
+    return None
 
 
-def _findings(rule: Rule, judgement: Judgement) -> list[Finding]:
-    return [judgement.findings[name] for name in _keys(rule, judgement)]
+def _between_branches(now: Situation) -> Decision | None:
+    branch, watch = now.judgement.branch, now.standing.watch
+    if watch is not None and watch.left_branch == branch:
+        return now.say(Kind.hold, "the rollback is confirmed; waiting for the first step of the new branch")
+    if now.observed.branch != branch:
+        reason = f"the trainer is on branch {now.observed.branch}, its metrics still on branch {branch}"
+        return now.say(Kind.hold, reason)
+    return None
+
+
+def _unanswered(now: Situation) -> Decision | None:
+    pending, refusal = now.standing.pending, now.standing.refusal
+    if pending is not None and pending.change is not None:
+        return now.say(Kind.hold, f"waiting for the trainer to confirm: {pending.change.sentence()}")
+    if refusal is not None:
+        reason = f"the trainer did not carry out the last action ({refusal.state}): {refusal.reason}"
+        return now.say(Kind.page, reason, decision_id=refusal.decision_id)
+    return None
+
+
+def _approval(now: Situation) -> Decision | None:
+    """What became of the decision that waits for a person; None while it still waits, or nothing does."""
+    waiting = now.standing.waiting
+    if waiting is None or waiting.change is None:
+        return None
+
+    def drop(kind: Kind, reason: str) -> Decision:
+        words = f"{waiting.rule}: {reason}"
+        return now.say(kind, words, waiting.rule, change=waiting.change, decision_id=waiting.decision_id)
+
+    if waiting.branch != now.judgement.branch:
+        return drop(Kind.dropped, "the run has gone to another branch since it was proposed")
+    answers = [a for a in now.snapshot.approvals if a.decision_id == waiting.decision_id]
+    for answer in answers:
+        if answer.answer == "deny":  # of two people who disagree the more careful one is heard
+            return drop(Kind.dropped, f"denied by {answer.by}" + (f": {answer.reason}" if answer.reason else ""))
+    if answers:
+        return approved(waiting, f"approved by {answers[0].by}", now)
+    if now.standing.progress <= now.standing.waiting_until:
+        return None
+    late = f"nobody answered within {now.policy.approval.expires_steps} steps"
+    match now.policy.approval.on_timeout:
+        case "act":
+            return approved(waiting, late, now)
+        case "page":
+            return drop(Kind.page, f"{late}; it was to {waiting.change.sentence()}")
+    return drop(Kind.dropped, late)
+
+
+def _rules(now: Situation) -> Decision | None:
+    """The safest rule that holds and has something to do; the others are named with why they were passed over."""
+    holding = sorted((rule for rule in now.policy.rules if now.holds(rule)), key=_rank)
+    if not holding:
+        return None
+    considered = [(rule, _consider(rule, holding[:index], now)) for index, rule in enumerate(holding)]
+    chosen = next((pair for pair in considered if pair[1].kind is not Kind.hold), considered[0])
+    if chosen[1].kind is Kind.hold and not any(rule.then.families for rule in holding) and (back := way_back(now)):
+        return back  # what people were told of already does not keep the run from its way back
+    also = tuple(f"{rule.name}: {decision.reason}" for rule, decision in considered if rule is not chosen[0])
+    return chosen[1].model_copy(update={"also": also})
+
+
+def _consider(rule: Rule, safer: list[Rule], now: Situation) -> Decision:
+    standing, then = now.standing, rule.then
+    why = now.why(rule)
+    if not then.families:
+        if rule.name in standing.said:
+            return now.say(Kind.hold, f"{rule.name} still holds, told at step {standing.said[rule.name]}", rule)
+        if then.page and not rule.dry_run:
+            return now.say(Kind.page, f"{rule.name}: {why}", rule)
+        words = f"{then.advise} ({why})" if then.advise else f"would call a person: {why}"
+        return now.say(Kind.observe if rule.dry_run else Kind.advise, f"{rule.name}: {words}", rule)
+    if now.step < now.policy.observe_until_step:  # people may be told at any time; the run is not touched yet
+        until = f"the policy only observes until step {now.policy.observe_until_step}"
+        return now.say(Kind.hold, f"{rule.name} holds ({why}), but {until}", rule)
+    waiting = standing.waiting
+    if waiting is not None and waiting.rule == rule.name:
+        left = standing.waiting_until - standing.progress
+        return now.say(Kind.hold, f"{rule.name} waits {left} more steps for approval", rule)
+    decision = act_on(rule, now)
+    if decision.kind not in _CHANGES or decision.change is None:
+        return decision
+    if waiting is not None and _rank(rule) >= _rank(_named(waiting.rule, now)):
+        return now.say(Kind.hold, f"{rule.name} holds ({why}), but {waiting.rule} waits for approval", rule)
+    blockers = [other.name for other in safer if other.then.families]
+    rises = any((s.value or 0) > decision.before.get(n, 0) for n, s in decision.change.set.items())
+    if blockers and rises and decision.change.target is None:
+        return now.say(Kind.hold, f"{rule.name} holds ({why}), but nothing is raised while {blockers[0]} holds", rule)
+    return decision
+
+
+def _half_way(now: Situation) -> Decision | None:
+    """A rule with its first key and without a second: a near miss that belongs into the log."""
+    for rule in now.policy.rules:
+        if rule.when.any and now.first_key(rule):
+            keys = "; ".join(f"{name}: {now.finding(name).detail}" for name in rule.when.all)
+            reason = f"{rule.name} lacks its second key ({keys}); none of {', '.join(rule.when.any)} was in alarm"
+            return now.say(Kind.hold, f"{reason} within {rule.when.within_steps} steps", rule)
+    return None
+
+
+_GATES: tuple[Callable[[Situation], Decision | None], ...] = (
+    _ended,
+    _ordered,
+    _stale,
+    _between_branches,
+    _unanswered,
+    verdict,
+    take_back,
+    _approval,
+    _rules,
+    _half_way,
+    way_back,
+)
+
+
+def _rank(rule: Rule) -> tuple[int, int, float]:
+    then = rule.then
+    if then.rollback:
+        kind = 0
+    elif any(factor < 1 for factor in then.scale.values()):
+        kind = 1
+    else:
+        kind = 2 if then.scale or then.set else 3
+    return (
+        len(_PRIORITY) if kind == 3 else _PRIORITY.index(rule.priority),
+        kind,
+        min(then.scale.values(), default=1.0),
+    )
+
+
+def _named(name: str | None, now: Situation) -> Rule:
+    return next(rule for rule in now.policy.rules if rule.name == name)
 
 
 def _nearest(judgement: Judgement) -> str:

@@ -187,6 +187,8 @@ _MEANING = {
     Kind.hold: "something was missing or in the way",
     Kind.observe: "a rule held; the policy only lets the controller watch",
     Kind.advise: "a rule held; a person was advised",
+    Kind.waiting: "a person was asked to approve",
+    Kind.dropped: "denied, not answered, or not possible",
     Kind.act: "sent to the trainer",
     Kind.page: "a person was called",
     Kind.verdict: "what an earlier action was worth",

@@ -241,8 +241,8 @@ def _decisions(record: Record, width: int, room: int) -> list[Text]:
 
 def _decision(look: Look, when: str, width: int, most: int) -> list[Text]:
     decision = look.decision
-    levels = {Kind.act: "attention", Kind.advise: "attention", Kind.observe: "attention", Kind.page: "bad"}
-    level = levels.get(decision.kind, "none")
+    told = (Kind.act, Kind.advise, Kind.observe, Kind.waiting, Kind.dropped)
+    level = "bad" if decision.kind is Kind.page else "attention" if decision.kind in told else "none"
     if decision.kind is Kind.verdict:
         level = "good" if decision.helped else "bad"
     quiet = "dim" if decision.kind in (Kind.nothing, Kind.hold) else ""

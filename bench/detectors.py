@@ -1,98 +1,99 @@
-"""False alarms and delays of the shipped detectors, by simulation: `python bench/detectors.py`.
+"""False alarms and delays of every detector in the shipped policies, by simulation: `python bench/detectors.py`.
 
-Prints, for each detector at its default settings, readings per false alarm (ARL0) under normal, heavy-tailed (t3) and
-correlated (AR .3) noise, and the median delay after a step of 2 and 4 spreads. A delay in brackets means that fewer
-than half of the shifts were found within 150 readings.
+With `--write` the figures go where they are read: `controlplane/detect/figures.json`, the "Measured" line of each docstring in
+`controlplane/policy/detectors.py`, and the table in `docs/detectors.md`. `tests/detect` checks that the three agree.
 """
 
 import argparse
-import json
-import statistics
-from collections.abc import Callable
+import re
+import sys
+import time
+from pathlib import Path
 
-import numpy as np
+from controlplane.detect import figures
+from controlplane.detect.figures import Figures
+from controlplane.detect.trial import measure
+from controlplane.policy import load, preset_names
+from controlplane.policy.detectors import BernoulliCusum, Cusum, Detector, RobustZ, Threshold, Trend
+from controlplane.policy.signals import BUILT_IN, SignalSpec
 
-from controlplane.detect import Detector, Outcome, Reading, build
-from controlplane.policy.models import Cusum, RobustZ
-
-Noise = Callable[[np.random.Generator, int], np.ndarray]
-
-
-def normal(rng: np.random.Generator, n: int) -> np.ndarray:
-    return rng.normal(size=n)
-
-
-def heavy(rng: np.random.Generator, n: int) -> np.ndarray:
-    return rng.standard_t(3, n) / np.sqrt(3)
-
-
-def correlated(rng: np.random.Generator, n: int) -> np.ndarray:
-    noise, out = rng.normal(size=n) * np.sqrt(1 - 0.3**2), np.empty(n)
-    last = 0.0
-    for i in range(n):
-        last = out[i] = 0.3 * last + noise[i]
-    return out
-
-
-DETECTORS: dict[str, tuple[Callable[[], Detector | None], float]] = {
-    "cusum low, k 1, h 8": (lambda: build(Cusum(kind="cusum", signal="pass_rate", side="low")), -1.0),
-    "robust_z, 4 twice in a row": (lambda: build(RobustZ(kind="robust_z", signal="grad_norm", transform="none")), 1.0),
+ROOT = Path(__file__).resolve().parent.parent
+JSON = ROOT / "controlplane" / "detect" / "figures.json"
+SOURCE = ROOT / "controlplane" / "policy" / "detectors.py"
+DOCS = ROOT / "docs" / "detectors.md"
+DEFAULTS: dict[str, Detector] = {
+    "Cusum": Cusum(kind="cusum", signal="pass_rate", side="low"),
+    "RobustZ": RobustZ(kind="robust_z", signal="grad_norm"),
+    "Threshold": Threshold(kind="level", signal="truncation", above=0.1),
+    "BernoulliCusum": BernoulliCusum(kind="bernoulli_cusum"),
+    "Trend": Trend(kind="trend", signal="truncation", above=0.1),
 }
+"""One of each class, at its defaults: their figures stand in the docstrings."""
 
 
-def fresh(make: Callable[[], Detector | None]) -> Detector:
-    detector = make()
-    assert detector is not None
-    return detector
+def wanted() -> dict[str, tuple[Detector, SignalSpec | None]]:
+    """Every distinct detector of the shipped policies and every default, by its key."""
+    found: dict[str, tuple[Detector, SignalSpec | None]] = {}
+    for config in DEFAULTS.values():
+        spec = BUILT_IN[str(getattr(config, "signal", ""))]
+        found[figures.key(config, spec)] = config, spec
+    for name in preset_names():
+        policy = load(name)
+        for config in policy.detectors.values():
+            signal = getattr(config, "signal", None)
+            spec = policy.signal(signal) if signal else None
+            found.setdefault(figures.key(config, spec), (config, spec))
+    return found
 
 
-def false_alarms(make: Callable[[], Detector | None], noise: Noise, readings: int, seed: int) -> float:
-    """Readings per false alarm; an alarm is the beginning of a breach, after which the detector starts again."""
-    rng, detector, alarms = np.random.default_rng(seed), fresh(make), 0
-    for step, value in enumerate(noise(rng, readings)):
-        if detector.update(Reading(step, float(value))).outcome is Outcome.breach:
-            alarms, detector = alarms + 1, fresh(make)
-    return readings / alarms if alarms else float("inf")
+def table(rows: dict[str, tuple[Detector, Figures]]) -> str:
+    """The Markdown table of docs/detectors.md."""
+    lines = ["| detector | settings | false alarms per 1,000 steps | found in (median steps) |", "| --- | --- | --- | --- |"]
+    for config, found in rows.values():
+        plain = config.model_dump(mode="json", exclude={"kind", "signal", "side", "reference", "from_step", "lag", "window"})
+        if isinstance(config, Threshold):
+            plain = {"consecutive": config.consecutive}
+        default = type(config).model_fields
+        shown = ", ".join(
+            f"{k} {v:g}" for k, v in plain.items() if v is not None and (v != default[k].default or k in ("k", "h", "above", "consecutive"))
+        )
+        alarms, delays = found.sentence().split(" false alarms per 1,000 steps; found in ")
+        lines.append(f"| `{config.kind}` | {shown} | {alarms} | {delays.removesuffix(' steps')} |")
+    return "\n".join(lines)
 
 
-def delay(make: Callable[[], Detector | None], noise: Noise, shift: float, trials: int, seed: int) -> float:
-    """Median readings from the shift to the alarm; infinite where fewer than half were found in 150."""
-    delays = []
-    for trial in range(trials):
-        values, detector = noise(np.random.default_rng((seed, trial)), 250), fresh(make)
-        values[100:] += shift
-        found = float("inf")
-        for step, value in enumerate(values):
-            if detector.update(Reading(step, float(value))).outcome is Outcome.breach and step >= 100:
-                found = step - 99
-                break
-        delays.append(found)
-    return statistics.median(delays)
+def write(rows: dict[str, tuple[Detector, Figures]]) -> None:
+    """Put the figures into the JSON file, the docstrings and the docs."""
+    JSON.write_text(figures.dump({key: found for key, (_, found) in rows.items()}))
+    text = SOURCE.read_text()
+    for name, config in DEFAULTS.items():
+        _, found = rows[figures.key(config, BUILT_IN[str(getattr(config, "signal", ""))])]
+        line = f"    Measured at its defaults: {found.sentence()}."
+        body = re.compile(rf'(class {name}\(.*?\n)(    Measured at its defaults: [^\n]*\n)?(    """\n)', re.DOTALL)
+        text = body.sub(lambda m, line=line: m[1].rstrip("\n") + ("\n" if m[2] else "\n\n") + f"{line}\n{m[3]}", text, count=1)  # type: ignore[misc]
+    SOURCE.write_text(text)
+    docs = DOCS.read_text()
+    head, _, rest = docs.partition("<!-- figures -->\n")
+    _, _, tail = rest.partition("<!-- /figures -->")
+    DOCS.write_text(f"{head}<!-- figures -->\n{table(rows)}\n<!-- /figures -->{tail}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--readings", type=int, default=100_000, help="simulated readings per figure")
-    parser.add_argument("--trials", type=int, default=100, help="simulated shifts per figure")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--readings", type=int, default=100_000, help="simulated readings per false-alarm figure")
+    parser.add_argument("--trials", type=int, default=100, help="simulated changes per delay")
+    parser.add_argument("--write", action="store_true", help="write the figures where they are read")
     options = parser.parse_args()
-    rows = []
-    for name, (make, side) in DETECTORS.items():
-        row: dict[str, object] = {"detector": name, "readings": options.readings}
-        for noise in (normal, heavy, correlated):
-            row[f"arl0_{noise.__name__}"] = false_alarms(make, noise, options.readings, seed=1)
-        for size in (2, 4):
-            row[f"delay_{size}_spreads"] = delay(make, heavy, side * size, options.trials, seed=2)
-        rows.append(row)
-    if options.json:
-        print(json.dumps(rows))
-        return
-    for row in rows:
-        print(
-            "  ".join(
-                f"{key} {value:.6g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items()
-            )
-        )
+    rows: dict[str, tuple[Detector, Figures]] = {}
+    started = time.monotonic()
+    for number, (key, (config, spec)) in enumerate(every := wanted().items(), 1):
+        print(f"{number}/{len(every)} {config.kind} after {time.monotonic() - started:.0f} s", file=sys.stderr)
+        found = measure(config, spec, options.readings, options.trials)
+        if found is not None:
+            rows[key] = config, found
+            print(f"{key}\n    {found.sentence()}")
+    if options.write:
+        write(rows)
 
 
 if __name__ == "__main__":

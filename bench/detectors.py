@@ -48,14 +48,21 @@ def wanted() -> dict[str, tuple[Detector, SignalSpec | None]]:
 
 def table(rows: dict[str, tuple[Detector, Figures]]) -> str:
     """The Markdown table of docs/detectors.md."""
-    lines = ["| detector | settings | false alarms per 1,000 steps | found in (median steps) |", "| --- | --- | --- | --- |"]
+    lines = [
+        "| detector | settings | false alarms per 1,000 steps | found in (median steps) |",
+        "| --- | --- | --- | --- |",
+    ]
     for config, found in rows.values():
-        plain = config.model_dump(mode="json", exclude={"kind", "signal", "side", "reference", "from_step", "lag", "window"})
+        plain = config.model_dump(
+            mode="json", exclude={"kind", "signal", "side", "reference", "from_step", "lag", "window"}
+        )
         if isinstance(config, Threshold):
             plain = {"consecutive": config.consecutive}
         default = type(config).model_fields
         shown = ", ".join(
-            f"{k} {v:g}" for k, v in plain.items() if v is not None and (v != default[k].default or k in ("k", "h", "above", "consecutive"))
+            f"{k} {v:g}"
+            for k, v in plain.items()
+            if v is not None and (v != default[k].default or k in ("k", "h", "above", "consecutive"))
         )
         alarms, delays = found.sentence().split(" false alarms per 1,000 steps; found in ")
         lines.append(f"| `{config.kind}` | {shown} | {alarms} | {delays.removesuffix(' steps')} |")
@@ -70,7 +77,9 @@ def write(rows: dict[str, tuple[Detector, Figures]]) -> None:
         _, found = rows[figures.key(config, BUILT_IN[str(getattr(config, "signal", ""))])]
         line = f"    Measured at its defaults: {found.sentence()}."
         body = re.compile(rf'(class {name}\(.*?\n)(    Measured at its defaults: [^\n]*\n)?(    """\n)', re.DOTALL)
-        text = body.sub(lambda m, line=line: m[1].rstrip("\n") + ("\n" if m[2] else "\n\n") + f"{line}\n{m[3]}", text, count=1)  # type: ignore[misc]
+        text = body.sub(
+            lambda m, line=line: m[1].rstrip("\n") + ("\n" if m[2] else "\n\n") + f"{line}\n{m[3]}", text, count=1
+        )  # type: ignore[misc]
     SOURCE.write_text(text)
     docs = DOCS.read_text()
     head, _, rest = docs.partition("<!-- figures -->\n")

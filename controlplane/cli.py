@@ -79,7 +79,9 @@ def control(
     if at_most not in Autonomy.__members__:
         raise FileError(f"--at-most: must be one of {', '.join(Autonomy.__members__)}, not {at_most!r}")
     if checked.queries and not prometheus:
-        raise FileError(f"{name}: signals: {next(iter(checked.queries))} is a Prometheus query and needs --prometheus URL")
+        raise FileError(
+            f"{name}: signals: {next(iter(checked.queries))} is a Prometheus query and needs --prometheus URL"
+        )
     if not run.is_dir():
         raise FileError(f"{run}: there is no such run directory")
     rundir = RunDir(run)

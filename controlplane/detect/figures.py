@@ -26,7 +26,7 @@ class Figures:
     trials: int
 
     def sentence(self) -> str:
-        """For people: "0.037 false alarms per 1,000 steps (heavy-tailed) ...; found in 6 steps (2 spreads) ...". """
+        """For people: "0.037 false alarms per 1,000 steps (heavy-tailed) ...; found in 6 steps (2 spreads) ..."."""
         least = 3000 / self.readings  # none in n readings: at most 3 / n with 95 % confidence
         alarms = [f"{_rate(rate, least)} ({name})" for name, rate in self.false_alarms.items()]
         found = [f"{_steps(steps)} ({name})" for name, steps in self.found.items()]
@@ -42,7 +42,10 @@ def key(config: Config, spec: SignalSpec | None) -> str:
     """Settings that matter for the figures, as canonical JSON."""
     body = config.model_dump(mode="json", exclude={"signal", "side", "reference", "from_step"})
     if isinstance(config, Threshold):
-        body = {"kind": body["kind"], "consecutive": body["consecutive"]}  # its figures are in spreads from the threshold
+        body = {
+            "kind": body["kind"],
+            "consecutive": body["consecutive"],
+        }  # its figures are in spreads from the threshold
     if isinstance(config, Cusum | RobustZ):
         body["signal_kind"] = "positive" if spec is not None and spec.kind == "positive" else "other"
     return json.dumps(body, sort_keys=True)
@@ -65,7 +68,10 @@ def _table() -> dict[str, Figures]:
     rows: dict[str, dict[str, Any]] = json.loads(text)
     return {
         name: Figures(
-            row["false_alarms"], {k: inf if v is None else v for k, v in row["found"].items()}, row["readings"], row["trials"]
+            row["false_alarms"],
+            {k: inf if v is None else v for k, v in row["found"].items()},
+            row["readings"],
+            row["trials"],
         )
         for name, row in rows.items()
     }

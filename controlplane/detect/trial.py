@@ -110,7 +110,8 @@ def _threshold(config: Threshold, readings: int, trials: int) -> Figures:
         return values
 
     alarms = {
-        f"{m} spread{'s' if m > 1 else ''} on the good side": _false_alarms(at, None, around(-m), readings) for m in (1, 2)
+        f"{m} spread{'s' if m > 1 else ''} on the good side": _false_alarms(at, None, around(-m), readings)
+        for m in (1, 2)
     }
     found = {f"{m} spread{'s' if m > 1 else ''} beyond": _delay(at, None, crossing(m), trials) for m in (1, 2)}
     return Figures(alarms, found, readings, trials)

@@ -44,7 +44,7 @@ def measure(config: Config, spec: SignalSpec | None, readings: int, trials: int)
 
 def heavy(rng: np.random.Generator, count: int) -> Array:
     """t with three degrees of freedom, scaled to unit variance."""
-    return rng.standard_t(3, count) / np.sqrt(3)
+    return np.asarray(rng.standard_t(3, count) / np.sqrt(3))
 
 
 def normal(rng: np.random.Generator, count: int) -> Array:

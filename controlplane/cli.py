@@ -28,6 +28,7 @@ from controlplane.post import command as post_command
 from controlplane.prometheus.command import app as prometheus_app
 from controlplane.sources import MetricSource, PrometheusSource, ScrapeSource
 from controlplane.study.command import loo, repeat
+from controlplane.supervise.command import supervise
 
 app = typer.Typer(
     name="scalerl",
@@ -169,6 +170,7 @@ def demo(
 
 app.command()(log)
 post_command.add_to(app)
+app.command()(supervise)
 app.command("replay-journal")(replay_journal)
 app.command()(replay)
 app.command()(loo)

@@ -112,6 +112,8 @@ class Controller:
         judgement, decision = self._evaluator.look(snapshot)
         seconds = time.perf_counter() - started
         self._journal.append([(EntryKind.look, _body(snapshot, judgement, decision))], snapshot.at)
+        if decision.decision_id in {order.order_id for order in snapshot.orders}:
+            self._post.done(str(decision.decision_id))
         if decision.kind is Kind.act:
             self._publish(decision, snapshot.observed)
         if self._telemetry is not None:

@@ -18,6 +18,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+from controlplane.agent import restart
 from controlplane.agent.boundary import BoundaryState, Directive
 from controlplane.agent.checks import check_answer, check_values
 from controlplane.agent.exporter import Exporter, trainer_metrics
@@ -62,6 +63,7 @@ class Agent:
         clock: Unix seconds; a simulation passes its own.
         ranks: the other processes of this trainer; each of them has a `Follower`.
         check: what stands in the way of a directive on this rank, beyond the rails; nothing by default.
+        resumed_at: step of the checkpoint that this process has started from, where the trainer rolls back by ending (`leave`).
 
     Raises:
         ValueError: a tunable is unknown or outside its rails, or a file in the control directory is damaged.
@@ -83,6 +85,7 @@ class Agent:
         clock: Callable[[], float] = time.time,
         ranks: Ranks | None = None,
         check: Check = anything,
+        resumed_at: int | None = None,
     ) -> None:
         check_values(values, rails)
         self.incarnation = str(uuid.uuid4())
@@ -106,7 +109,7 @@ class Agent:
             on_unreadable=lambda: self.store.inc("rl_trainer_control_messages_total", state="rejected"),
         )
         self._memory = Memory()
-        self._restart(values)
+        self._restart(values, resumed_at)
         self._last_ack = self._memory.last_ack
         self._lead = Lead(ranks or Alone(), check)
         self._lead.start(self.values)
@@ -120,6 +123,11 @@ class Agent:
     def values(self) -> dict[str, float]:
         """Tunables in force; at the start of a process, those that the trainer has to begin with."""
         return dict(self._memory.values)
+
+    @property
+    def rolled_back(self) -> int:
+        """Rollbacks of this run so far: the branch, for a trainer that does not count its own."""
+        return self._memory.rolled_back
 
     def phase(self, phase: Phase) -> None:
         """The trainer does something else now."""
@@ -190,6 +198,26 @@ class Agent:
         self._publish()
         self._courier.wake()
 
+    def leave(self, directive: Directive, checkpoint: str) -> int:
+        """Carry out a rollback by ending: the exit code with which the trainer has to end now, in place of `acknowledge`.
+
+        `scalerl supervise` then starts it again from `checkpoint`, which is what its own resume flag takes, and the agent
+        of the new process answers the decision. If that process comes up elsewhere, or none does, the rollback has failed.
+
+        Raises:
+            RuntimeError: this directive was not handed out.
+            ValueError: it is not a rollback.
+            OSError: it could not be written down; acknowledge it as failed.
+        """
+        out = self._out
+        if out is None or out.directive.decision_id != directive.decision_id:
+            raise RuntimeError(f"leave: decision {directive.decision_id} is not handed out")
+        if directive.target is None:
+            raise ValueError("leave: only a rollback needs the trainer to be started again")
+        self._courier.flush()
+        restart.write(self._rundir, self._info.run_uid, directive, checkpoint, out.step)
+        return restart.RESUME_EXIT
+
     def close(self) -> None:
         """Say that the trainer has stopped, and take down server and target file. May be called twice."""
         if self._closed:
@@ -207,19 +235,13 @@ class Agent:
 
     # Start
 
-    def _restart(self, values: Mapping[str, float]) -> None:
+    def _restart(self, values: Mapping[str, float], resumed_at: int | None) -> None:
         """Fold the journal, close what the last process left open, and settle which values are in force."""
         memory = self._memory = recall(read_lines(self._rundir.control_log))
         step = memory.last_ack.at_step if memory.last_ack else 0
+        left = restart.read(self._rundir)
         for open_ in memory.unanswered.values():
-            ack = Ack(
-                decision_id=open_.decision_id,
-                generation=open_.generation,
-                state=AckState.failed,
-                reason="the process ended before this decision was acknowledged; it is not tried again",
-                at_step=step,
-            )
-            self._record(Answered(at=self._clock(), ack=ack, action=open_.action))
+            self._record(restart.closing(open_, left, resumed_at, memory.values, step, self._clock()))
         self._record(Started(at=self._clock(), incarnation=self.incarnation, values=dict(values)))
         # A person who edits the recipe means it; otherwise what was applied last goes on, inside the rails of today.
         kept = {name: self._rails.inside(name, value) for name, value in self._memory.values.items()}
@@ -228,6 +250,7 @@ class Agent:
         self._exporter.tunables(self._memory.values)
         self.store.set("rl_trainer_control_generation", self._memory.applied_generation)
         self._courier.flush()
+        self._rundir.resume.unlink(missing_ok=True)  # answered, and on the disk
 
     def _serve(self, host: str, port: int | None) -> int:
         if port is None:

@@ -126,6 +126,8 @@ class Memory:
     """Step of the last change of a tunable by the controller; the cooldown counts from it."""
     rollbacks: int = 0
     """Rollbacks used up, the failed ones included."""
+    rolled_back: int = 0
+    """Rollbacks that were carried out."""
     leases: Mapping[str, Leased] = field(default_factory=dict)
     poisoned: str = ""
     """Why the process can no longer be trusted (a restore failed half-way, its ranks differ); empty when it can."""
@@ -199,6 +201,7 @@ class Memory:
             applied_generation=ack.generation,
             last_change=last_change,
             rollbacks=self.rollbacks + rollback,
+            rolled_back=self.rolled_back + rollback,
             leases=leases,
         )
 

@@ -26,7 +26,7 @@ class _Document(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class _Signed(_Document):
+class Signed(_Document):
     """A document that is believed only with a signature: HMAC-SHA256 in hex over everything but the signature."""
 
     signature: str = Field(default="", max_length=200)
@@ -173,7 +173,7 @@ class Ruling(_Document):
         return self
 
 
-class Desired(_Signed):
+class Desired(Signed):
     """What the controller wants, in full. Written whole each time; `generation` tells old from new."""
 
     schema_version: Literal[1] = 1
@@ -277,9 +277,30 @@ class Observed(_Document):
         return self.phase is Phase.stopped and self.step >= self.planned_steps
 
 
-class Said(_Signed):
+class Said(Signed):
     """What a person said, on its way to the controller of a run."""
 
     schema_version: Literal[1] = 1
     run_uid: str
     word: Approval | Order
+
+
+class Resume(Signed):
+    """What a trainer leaves behind when it ends in order to be started again elsewhere in its past (`control/resume.json`).
+
+    Its agent writes it, `scalerl supervise` starts the trainer with it, and the agent of the new process answers the
+    decision and takes it away.
+    """
+
+    schema_version: Literal[1] = 1
+    run_uid: str
+    decision_id: str
+    generation: int
+    target: Target
+    checkpoint: str
+    """What the trainer's own resume flag takes: a path or a name."""
+    values: dict[str, Annotated[float, Field(allow_inf_nan=False)]]
+    """Tunables to begin with."""
+    handed_out_at: int
+    """Step at which the trainer ended."""
+    reason: str

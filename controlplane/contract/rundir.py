@@ -96,6 +96,14 @@ class RunDir:
         return self.control / "desired.json"
 
     @property
+    def resume(self) -> Path:
+        return self.control / "resume.json"
+
+    @property
+    def supervised(self) -> Path:
+        return self.root / "supervise.jsonl"
+
+    @property
     def said(self) -> Path:
         return self.control / "said"
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from controlplane.agent import Agent, Directive, DirectoryMailbox, read_key
+from controlplane.agent import Agent, Directive, DirectoryMailbox, read_key, restart
 from controlplane.contract.documents import Ack, AckState, Action, Lease, Observed, Phase, Setting, Target
 from controlplane.contract.rundir import RunDir, write_atomic
-from tests.agent.house import RAILS, VALUES, MemoryMailbox, desired, make_agent, report, send, state
+from tests.agent.house import GOOD, RAILS, VALUES, MemoryMailbox, desired, make_agent, report, send, state
 
 TO_GOOD: dict[str, Any] = {"action": Action.rollback, "target": Target(step=3, digest="good-3")}
 
@@ -348,3 +348,53 @@ def test_the_key_never_shows(rundir: RunDir) -> None:
     agent.boundary(state(agent))
     secret = rundir.key.read_text().strip()
     assert secret not in agent.store.text() + rundir.observed.read_text() + rundir.control_log.read_text()
+
+
+def test_a_trainer_that_rolls_back_by_ending_is_answered_for_by_the_next_process(
+    rundir: RunDir, mailbox: MemoryMailbox
+) -> None:
+    def leaves(decision: str, generation: int) -> None:
+        agent = make_agent(rundir, mailbox)
+        target = Target(step=GOOD.step, digest=GOOD.digest)
+        more = {"generation": generation, "base_generation": agent._memory.applied_generation, "scale": 0.5}
+        send(mailbox, rundir, desired(agent, decision, action="rollback", target=target, **more))
+        directive = agent.boundary(state(agent))
+        assert directive is not None
+        assert agent.leave(directive, "save-3") == 85
+
+    leaves("first", 1)
+    agent = make_agent(rundir, mailbox, resumed_at=GOOD.step)
+    agent.boundary(state(agent, GOOD.step))
+    assert mailbox.observed is not None
+    assert mailbox.observed.last_ack is not None
+    assert mailbox.observed.last_ack.state is AckState.applied
+    assert (agent.values["lr_scale"], agent.rolled_back) == (0.5, 1)
+    assert not rundir.resume.exists()
+
+    leaves("second", 2)
+    elsewhere = make_agent(rundir, mailbox, resumed_at=9)
+    elsewhere.boundary(state(elsewhere, 9))
+    ack = mailbox.observed.last_ack
+    assert ack is not None
+    assert (ack.decision_id, ack.state) == ("second", AckState.failed)
+    assert "was to come up again at step 3, and came up at step 9" in ack.reason
+    assert (elsewhere.values["lr_scale"], elsewhere.rolled_back) == (0.5, 1)
+    assert mailbox.observed.rollbacks_left == 0
+
+
+def test_a_message_to_the_supervisor_that_the_key_did_not_sign_is_not_believed(
+    rundir: RunDir, mailbox: MemoryMailbox
+) -> None:
+    agent = make_agent(rundir, mailbox)
+    target = Target(step=GOOD.step, digest=GOOD.digest)
+    send(mailbox, rundir, desired(agent, action="rollback", target=target, scale=0.5))
+    directive = agent.boundary(state(agent))
+    assert directive is not None
+    agent.leave(directive, "save-3")
+    rundir.resume.write_text(rundir.resume.read_text().replace("save-3", "save-9"))
+    assert restart.read(rundir) is None
+    again = make_agent(rundir, mailbox, resumed_at=GOOD.step)
+    again.boundary(state(again))
+    assert mailbox.observed is not None
+    assert mailbox.observed.last_ack is not None
+    assert mailbox.observed.last_ack.state is AckState.failed

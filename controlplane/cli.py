@@ -5,6 +5,7 @@ imports a trainer. Exit codes: 0 done, 1 something failed while running, 2 what 
 """
 
 import logging
+import os
 import signal
 import sys
 import threading
@@ -23,6 +24,7 @@ from controlplane.logbook import log, replay_journal
 from controlplane.loop import LEASE_SECONDS, ControlError, Controller
 from controlplane.metricstore import Recorder
 from controlplane.metricstore.command import app as metrics_app
+from controlplane.notify import notifier_of
 from controlplane.policy import Autonomy, find, parse
 from controlplane.post import command as post_command
 from controlplane.prometheus.command import app as prometheus_app
@@ -74,6 +76,9 @@ def control(
 
     It looks at the run, judges, forecasts its end, and acts as far as the policy allows. Kill it at any time: the
     trainer goes on unchanged, and the next start carries on from the journal. It ends when the run has ended.
+
+    Actions become annotations where SCALERL_GRAFANA_URL and SCALERL_GRAFANA_TOKEN (or ..._TOKEN_FILE) are set, and JSON for the webhook in
+    SCALERL_WEBHOOK_URL. Neither can hold up a decision.
     """
     name, text = find(policy)
     checked = parse(text, name)
@@ -98,6 +103,8 @@ def control(
     kept = journal_of(rundir, journal)
     lease = max(LEASE_SECONDS, 4 * interval)
     controller = Controller(rundir, checked.capped(Autonomy[at_most]), text, source, kept, lease_seconds=lease)
+    if notifier := notifier_of(rundir.read_info().name, os.environ, controller.told):
+        controller.watched_by(notifier)
     logging.getLogger("controller").info("looks at %s every %g s; journal in %s", run, interval, kept.name)
     recorder = Recorder(rundir, record) if record else None
     try:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Protocol
 
 from controlplane.agent import read_key
 from controlplane.contract.documents import Desired, Observed
@@ -40,6 +40,18 @@ class ControlError(Exception):
     """The controller cannot go on; one sentence."""
 
 
+class Observer(Protocol):
+    """Told of every look once it is on disk. Its methods must return at once and must not raise."""
+
+    def recall(self, snapshot: Snapshot, decision: Decision) -> None:
+        """A look of an earlier controller, from the journal."""
+        ...
+
+    def look(self, snapshot: Snapshot, decision: Decision) -> None: ...
+
+    def close(self) -> None: ...
+
+
 class Controller:
     """Attached to one run. `tick` is one look; `run` repeats it."""
 
@@ -59,6 +71,7 @@ class Controller:
         self._epoch = 0
         self._telemetry: Telemetry | None = None
         self._policy_text = policy_text
+        self._observers: list[Observer] = []
 
     @property
     def policy_hash(self) -> str:
@@ -118,7 +131,18 @@ class Controller:
             self._publish(decision, snapshot.observed)
         if self._telemetry is not None:
             self._telemetry.record(snapshot, judgement, decision, self._evaluator.standing, seconds)
+        for observer in self._observers:
+            observer.look(snapshot, decision)
         return judgement, decision
+
+    def watched_by(self, observer: Observer) -> None:
+        """Tell `observer` of every look from now on, and close it at the end."""
+        self._observers.append(observer)
+
+    def told(self, channel: str, result: str) -> None:
+        """Count what became of a notice; may be called from any thread."""
+        if self._telemetry is not None:
+            self._telemetry.told(channel, result)
 
     def run(self, interval: float, stop: threading.Event, port: int | None = None) -> None:
         """Look every `interval` seconds until `stop` is set or the trainer has ended; metrics on `port` while leading.
@@ -156,6 +180,8 @@ class Controller:
             except JournalError as error:
                 log.warning("the end could not be written down: %s", error)
             self._journal.resign()
+        for observer in self._observers:
+            observer.close()
         self._silence()
 
     def _silence(self) -> None:

@@ -132,6 +132,10 @@ class Telemetry:
             for q, value in zip(("0.1", "0.5", "0.9"), values, strict=True):
                 store.set("rl_fit_parameter", value, curve=curve, parameter=name, q=q)
 
+    def told(self, channel: str, result: str) -> None:
+        """What became of a notice to others; from any thread."""
+        self._store.inc("rl_controller_notices_total", channel=channel, result=result)
+
     def close(self) -> None:
         """Stop exporting; the target goes away with it, so that Prometheus does not page for a controller that ended well."""
         target = self._rundir.controller_target

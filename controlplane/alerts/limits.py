@@ -31,7 +31,7 @@ class Limits:
     policy: str = ""
 
 
-_SIDES = {
+SIDES = {
     "pass_rate": "below",
     "gen_length": "above",
     "truncation": "above",
@@ -46,7 +46,7 @@ _SIDES = {
 def limits(policy: Policy) -> Limits:
     """The numbers of a policy. Of several detectors of one signal the most sensitive counts: people hear first."""
     found: dict[str, float] = {}
-    for signal, side in _SIDES.items():
+    for signal, side in SIDES.items():
         numbers = [
             number
             for detector in policy.detectors.values()

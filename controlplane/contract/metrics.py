@@ -184,6 +184,7 @@ CONTROLLER: tuple[Metric, ...] = (
     _metric("rl_controller_decisions_total", "counter", "Decisions by rule, action and what became of them.", rule=(), action=(), result=()),
     _metric("rl_controller_action_seconds", "histogram", "Time from a decision to the trainer's answer.", "seconds", (1, 5, 15, 60, 300, 1800), action=()),
     _metric("rl_controller_verdicts_total", "counter", "Actions judged afterwards, by whether the pass rate returned to what it was.", helped=("true", "false")),
+    _metric("rl_controller_notices_total", "counter", "Notices about decisions, by where to and what became of them; dropped ones found the queue full.", channel=("grafana", "webhook"), result=("sent", "failed", "dropped")),
     _metric("rl_controller_rollbacks_remaining", "gauge", "Rollbacks left in the budget of the policy."),
     _metric("rl_controller_source_errors_total", "counter", "Failed reads, by source.", origin=("metrics", "observed")),
     _metric("rl_controller_sample_age_seconds", "gauge", "Age of the newest sample that the last evaluation used.", "seconds"),

@@ -69,7 +69,8 @@ def _targets(queries: Sequence[Query]) -> list[Json]:
         target: Json = {"datasource": SOURCE, "refId": query.ref or chr(ord("A") + index), "expr": query.expr}
         target["editorMode"] = "code"
         target["legendFormat"] = query.legend or "__auto"
-        target["range"], target["instant"] = not query.table, query.table
+        now = query.table or query.now
+        target["range"], target["instant"] = not now, now
         if query.table or query.heatmap:
             target["format"] = "table" if query.table else "heatmap"
         targets.append(target)

@@ -16,12 +16,14 @@ WINDOW = "$__rate_interval"
 
 @dataclass(frozen=True)
 class Query:
-    """One query of a panel. `table` asks for the newest value of every series as rows."""
+    """One query of a panel. `table` asks for the newest value of every series as rows; `now` for the series that are there now,
+    because over a range every state that ever was would still be named."""
 
     expr: str
     legend: str = ""
     ref: str = ""
     table: bool = False
+    now: bool = False
     heatmap: bool = False
 
 

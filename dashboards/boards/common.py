@@ -81,7 +81,7 @@ def mode() -> Json:
     """What the controller may do."""
     return tile(
         "Controller may", "Highest autonomy that the policy in force allows: look, advise, act; or hold while it cannot see.",
-        Query(f"{gauge('rl_controller_mode', by='run, state')} == 1", "{{state}}"),
+        Query(f"{gauge('rl_controller_mode', by='run, state')} == 1", "{{state}}", now=True),
         unit="none", text="name", line=False, no_data="no controller attached",
     )  # fmt: skip
 

@@ -40,7 +40,7 @@ def controller(limits: Limits) -> Board:
 def _policy() -> Json:
     return tile(
         "Policy in force", "Name and hash of the policy. Another hash is another policy, comments aside.",
-        Query(f"max by (name, hash) ({series('rl_policy_info')})", "{{name}} ({{hash}})"), unit="none", text="name", line=False,
+        Query(f"max by (name, hash) ({series('rl_policy_info')})", "{{name}} ({{hash}})", now=True), unit="none", text="name", line=False,
         no_data="no controller attached",
     )  # fmt: skip
 

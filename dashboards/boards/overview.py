@@ -59,7 +59,7 @@ def _left() -> Json:
 def _state() -> Json:
     return tile(
         "Trainer is", "What the trainer is doing now.",
-        Query(f"{gauge('rl_trainer_state', by='run, state')} == 1", "{{state}}"),
+        Query(f"{gauge('rl_trainer_state', by='run, state')} == 1", "{{state}}", now=True),
         unit="none", text="name", line=False, no_data="not scraped",
     )  # fmt: skip
 
@@ -122,7 +122,7 @@ def _rollbacks_left() -> Json:
 def _policy() -> Json:
     return tile(
         "Policy", "Name of the policy in force; the Controller dashboard has its hash.",
-        Query("max by (run, name) (" + series("rl_policy_info") + ")", "{{name}}"),
+        Query("max by (run, name) (" + series("rl_policy_info") + ")", "{{name}}", now=True),
         unit="none", text="name", line=False, no_data="no controller attached",
     )  # fmt: skip
 

@@ -24,10 +24,12 @@ const number = (text) => (text === '+Inf' ? Infinity : text === '-Inf' ? -Infini
 
 function lines({ target, rows, step }, from, to) {
   return rows.map((row) => {
+    if (target.instant) row = { ...row, values: [row.value] };
     // Every step of the range has a place, so that a gap is seen as one.
     const at = new Map(row.values.map(([t, v]) => [Math.round(t * 1000), number(v)]));
     const times = [];
-    for (let t = Math.round(from * 1000); t <= to * 1000; t += step * 1000) times.push(t);
+    if (target.instant) times.push(...at.keys());
+    else for (let t = Math.round(from * 1000); t <= to * 1000; t += step * 1000) times.push(t);
     const name = legendOf(target.legendFormat, row.metric);
     return toDataFrame({
       refId: target.refId, name,
@@ -53,7 +55,7 @@ function rowsFrame({ target, rows }, several) {
 
 /** Frames of a panel before transformations. */
 export function framesOf(answers, from, to) {
-  return answers.flatMap((answer) => (answer.target.instant ? (answer.rows.length ? [rowsFrame(answer, answers.length > 1)] : []) : lines(answer, from, to)));
+  return answers.flatMap((answer) => (answer.target.format === 'table' ? (answer.rows.length ? [rowsFrame(answer, answers.length > 1)] : []) : lines(answer, from, to)));
 }
 
 /** The field configuration of a panel applied, as the panel would get it. */

@@ -2,7 +2,8 @@
 import { createRoot } from 'react-dom/client';
 import { createTheme, dateTime, getFieldDisplayValues, standardTransformersRegistry, ThemeContext, transformDataFrame } from '@grafana/data';
 import * as data from '@grafana/data';
-import { BigValue, PanelChrome, PanelContextProvider, Table, TimeSeries } from '@grafana/ui';
+import { BigValue, PanelChrome, PanelContextProvider, TimeSeries } from '@grafana/ui';
+import { TableNG } from '@grafana/ui/unstable';
 import { configured, framesOf } from './frames.js';
 import { Heatmap, Timeline } from './standins.jsx';
 import { marked } from './marks.js';
@@ -37,7 +38,12 @@ function Stat({ panel, frames, width, height }) {
 
 function Lines({ panel, frames, width, height }) {
   if (!frames.length) return <Words text={panel.fieldConfig.defaults.noValue} />;
-  for (const frame of frames) for (const field of frame.fields) field.config.custom ??= {};
+  // As the panel does it: what is no number is a gap.
+  for (const frame of frames)
+    for (const field of frame.fields) {
+      field.config.custom ??= {};
+      if (field.type === 'number') field.values = field.values.map((v) => (Number.isFinite(v) ? v : null));
+    }
   return (
     <PanelContextProvider value={{ eventBus: new data.EventBusSrv(), eventsScope: 'x' }}>
       <TimeSeries frames={frames} width={width} height={height} timeRange={range} timeZone="utc" legend={panel.options.legend} options={panel.options}>
@@ -49,7 +55,7 @@ function Lines({ panel, frames, width, height }) {
 
 function Rows({ panel, frames, width, height }) {
   if (!frames.length || !frames[0].length) return <Words text={panel.fieldConfig.defaults.noValue} />;
-  return <Table data={frames[0]} width={width} height={height} initialSortBy={panel.options.sortBy} />;
+  return <TableNG data={frames[0]} width={width} height={height} initialSortBy={panel.options.sortBy} fieldConfig={panel.fieldConfig} structureRev={1} timeRange={range} getActions={() => []} />;
 }
 
 const DRAW = { stat: Stat, timeseries: Lines, table: Rows, 'state-timeline': Timeline, heatmap: Heatmap };

@@ -57,7 +57,7 @@ def read_given(
     found = _checked(table, signal, str(path))
     guessed = tuple(note for note in table.notes if note.startswith((signal, "compute", "step")))
     if signal == TRAINING and not pass_rate:
-        guessed += ("no held-out pass rate is logged: these are training batches, whose curve may end elsewhere",)
+        guessed += ("no column says that it is held out; a curve of training batches may end elsewhere",)
     return replace(found, samples=samples, notes=guessed + found.notes)
 
 

@@ -1,6 +1,6 @@
 """Forecast of a run's pass rate at its compute budget, with honest uncertainty, from the points seen so far.
 
-    observe, intervene -> points -> variances -> filter -> posteriors (one per change-point subset) -> draws
+    observe, intervene -> points -> variances -> filter -> posteriors (one per change-point subset) -> closer look -> draws
                                                                                   -> forecast, parameters, advice
 
 Invariants: deterministic to the bit (no clock, no generator, no state outside the object); streaming gives exactly
@@ -19,15 +19,14 @@ from controlplane.forecast.advice import Advice, advise
 from controlplane.forecast.calibration import refusal
 from controlplane.forecast.draws import Draws, draw
 from controlplane.forecast.economics import LEAST_GAIN, STAGES, Economics, economics
-from controlplane.forecast.filter import Filter
-from controlplane.forecast.grid import make_grid
-from controlplane.forecast.law import Array
+from controlplane.forecast.grid import Window, look_closer, make_grid, window_of
 from controlplane.forecast.methods import METHODS, Method, PointFit, normals, spread_normals
 from controlplane.forecast.methods import fit as fit_points
 from controlplane.forecast.noise import MAX_POINTS, Point, condense
-from controlplane.forecast.posterior import change_probabilities, posteriors
+from controlplane.forecast.posterior import cell_mass, change_probabilities, posteriors
 from controlplane.forecast.prior import Prior
 from controlplane.forecast.result import Distribution, Forecast, Parameters
+from controlplane.forecast.stream import Stream, log
 
 MAX_CHANGES = 3
 """Change-points kept: the latest. Older ones are left to the random walk, so the cost of a forecast stays bounded."""
@@ -72,8 +71,9 @@ class Forecaster:
         self._points: list[Point] = []
         self._changes: list[float] = []
         self._prior = prior or Prior()
-        self._filter: Filter | None = None
-        self._absorbed: Array = np.zeros((0, 3))
+        self._wide: Stream | None = None
+        self._close: Stream | None = None
+        self._window: Window | None = None
         self._draws: Draws | None = None
         self._fit: PointFit | None = None
         self._probabilities: tuple[float, ...] = ()
@@ -117,7 +117,7 @@ class Forecaster:
         _compute("intervene", compute)
         if compute not in self._changes:
             insort(self._changes, float(compute))
-            self._filter = self._draws = None
+            self._wide = self._close = self._draws = None
 
     def forecast(self, computes: Sequence[float]) -> Forecast:
         """Mean pass rate at each compute, at or after the last point. One refused horizon refuses the whole answer."""
@@ -133,7 +133,7 @@ class Forecaster:
             mean, sd = self._point_fit().predict(horizon)
             return Forecast(horizon, spread_normals(mean, sd, self._count), mean, sd, False, None, ratio)
         draws = self._posterior_draws()
-        values = np.array([draws.at(_log(c)) for c in horizon])
+        values = np.array([draws.at(log(c)) for c in horizon])
         low, high = np.quantile(values, [0.1, 0.9], axis=1)
         widest = int(np.argmax(high - low))
         sd_a, width = float(draws.asymptote().std()), float((high - low)[widest])
@@ -233,33 +233,21 @@ class Forecaster:
     def _posterior_draws(self) -> Draws:
         """Draws for the present points."""
         if self._draws is None:
-            state = self._filtered()
+            changes = self._changes[-MAX_CHANGES:]
+            table, growing = np.column_stack(condense(self._points, self._changes)), len(self._points) > MAX_POINTS
+            if self._wide is None:
+                self._wide = Stream(self._grid, changes)
+            state = self._wide.after(table, growing)
             models = posteriors(state, self._prior)
+            window = window_of(self._grid, cell_mass(models)) if len(changes) < 2 else None
+            if window is not None:
+                if self._close is None or window != self._window:
+                    self._window, self._close = window, Stream(look_closer(self._grid, window), changes)
+                state = self._close.after(table, growing)
+                models = posteriors(state, self._prior)
             self._probabilities = change_probabilities(models)
             self._draws = draw(state, models, self._count)
         return self._draws
-
-    def _filtered(self) -> Filter:
-        """The filter after all points; while the old points keep their variance, only new ones are absorbed."""
-        table = np.column_stack(condense(self._points, self._changes))
-        known = len(self._absorbed)
-        if self._filter is None or not np.array_equal(table[:known], self._absorbed):
-            known, self._filter = 0, Filter(self._grid, [_log(c) for c in self._changes[-MAX_CHANGES:]])
-        open_bin = int(len(self._points) > MAX_POINTS)  # the last bin may still grow, so it goes into a copy
-        settled = len(table) - open_bin
-        for compute, rate, variance in table[known:settled]:
-            self._filter.absorb(_log(compute), rate, variance)
-        self._absorbed = table[:settled]
-        if not open_bin:
-            return self._filter
-        state = self._filter.copy()
-        compute, rate, variance = table[-1]
-        state.absorb(_log(compute), rate, variance)
-        return state
-
-
-def _log(compute: float) -> float:
-    return math.log(compute) if compute > 0.0 else -math.inf
 
 
 def _compute(where: str, compute: float) -> float:

@@ -29,6 +29,14 @@ TRUNCATED_SD_A = 0.207
 """Prior sd of A once draws outside the support are rejected (untruncated it is 0.35)."""
 
 
+Window = tuple[int, int, int, int]
+"""First and last node of B, first and last of C_mid, on the whole grid."""
+OUTSIDE = 1e-4
+"""Share of the posterior that may lie beyond each edge of a window before it is widened by one more node."""
+WORTH_IT = 0.5
+"""A window is looked at more closely where it holds at most this share of the whole grid."""
+
+
 @dataclass(frozen=True, eq=False)
 class Grid:
     """Flattened grid. `b`, `log_mid`, `log_cell`: shape (G,); `kappa`, `phi`, `log_setting`: shape (K,)."""
@@ -41,12 +49,50 @@ class Grid:
     kappa: Array
     phi: Array
     log_setting: Array
+    shape: tuple[int, int]
+    part_of: "Grid | None" = None
+    """The whole grid, of which this is a part with as many cells."""
+
+    @property
+    def whole(self) -> "Grid":
+        return self.part_of or self
 
 
 def make_grid(budget: float, shape: tuple[int, int] = (16, 32)) -> Grid:
     """The default grid for a run that ends at `budget`; `shape` is the number of values of (B, C_mid)."""
     log_b = np.linspace(math.log(B_RANGE[0]), math.log(B_RANGE[1]), shape[0])
     log_mid = np.linspace(math.log(MID_RANGE[0] * budget), math.log(MID_RANGE[1] * budget), shape[1])
+    return _grid(log_b, log_mid, None)
+
+
+def window_of(grid: Grid, mass: Array) -> Window | None:
+    """Where the posterior `mass` of the cells, (G,), is; None where a closer look would not be much closer.
+
+    The edges are nodes of the grid, so that they stay where they are while points arrive that change little.
+    """
+    by_b, by_mid = mass.reshape(grid.shape).sum(axis=1), mass.reshape(grid.shape).sum(axis=0)
+    (b0, b1), (m0, m1) = _edges(by_b), _edges(by_mid)
+    share = (b1 - b0) * (m1 - m0) / ((grid.shape[0] - 1) * (grid.shape[1] - 1))
+    return (b0, b1, m0, m1) if share <= WORTH_IT else None
+
+
+def look_closer(grid: Grid, window: Window) -> Grid:
+    """A grid of the same number of cells over `window` of `grid`."""
+    log_b, log_mid = np.log(grid.b.reshape(grid.shape)[:, 0]), grid.log_mid.reshape(grid.shape)[0]
+    b0, b1, m0, m1 = window
+    return _grid(
+        np.linspace(log_b[b0], log_b[b1], grid.shape[0]), np.linspace(log_mid[m0], log_mid[m1], grid.shape[1]), grid
+    )
+
+
+def _edges(mass: Array) -> tuple[int, int]:
+    share = np.cumsum(mass) / mass.sum()
+    first, last = int(np.searchsorted(share, OUTSIDE)), int(np.searchsorted(share, 1.0 - OUTSIDE))
+    return max(first - 1, 0), min(last + 1, len(mass) - 1)
+
+
+def _grid(log_b: Array, log_mid: Array, whole: Grid | None) -> Grid:
+    """All cells of two axes."""
     cell_b, cell_mid = (axis.ravel() for axis in np.meshgrid(log_b, log_mid, indexing="ij"))
     phi_weight = np.exp(-0.5 * (np.log(PHI) / PHI_SPREAD) ** 2)
     phi_weight /= phi_weight.sum()
@@ -59,4 +105,6 @@ def make_grid(budget: float, shape: tuple[int, int] = (16, 32)) -> Grid:
         kappa=np.repeat(KAPPA, len(PHI)),
         phi=np.tile(PHI, len(KAPPA)),
         log_setting=np.tile(np.log(phi_weight), len(KAPPA)) - np.log(len(KAPPA)),
+        shape=(len(log_b), len(log_mid)),
+        part_of=whole,
     )

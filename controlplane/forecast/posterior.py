@@ -90,3 +90,10 @@ def change_probabilities(models: Sequence[Posterior]) -> tuple[float, ...]:
     share /= share.sum()
     changes = range((len(models[-1].rows) - 2) // 2)
     return tuple(float(share[[2 + 2 * j in model.rows for model in models]].sum()) for j in changes)
+
+
+def cell_mass(models: Sequence[Posterior]) -> Array:
+    """Posterior mass of every cell over all models and settings, (G,), up to a factor."""
+    log_weight = np.array([model.log_weight for model in models])
+    mass: Array = np.exp(log_weight - log_weight.max()).sum(axis=(0, 1))
+    return mass

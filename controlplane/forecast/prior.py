@@ -43,15 +43,21 @@ class Component:
     log_mid: tuple[float, float] | None = None
 
     def log_cell(self, grid: Grid) -> Array:
-        """Log weight of every cell, (G,). All components sum to the same over the grid, so that evidences compare."""
+        """Log weight of every cell, (G,). All components sum to the same over the whole grid, so that evidences compare."""
         if self.log_b is None or self.log_mid is None:
             return grid.log_cell + math.log(self.weight)
-        # A belief narrower than the grid can hold is as wide as one of its steps.
-        z_b = (np.log(grid.b) - self.log_b[0]) / max(self.log_b[1], grid.step_b)
-        z_mid = (grid.log_mid - self.log_mid[0]) / max(self.log_mid[1], grid.step_mid)
-        shape = -0.5 * (z_b**2 + z_mid**2)
-        cells: Array = shape - _log_sum(shape) + _log_sum(grid.log_cell) + math.log(self.weight)
-        return cells
+        whole = grid.whole
+        level = _log_sum(whole.log_cell) - _log_sum(self._shape(whole)) + math.log(self.weight)
+        return self._shape(grid) + level
+
+    def _shape(self, grid: Grid) -> Array:
+        """Log density up to a constant. A belief narrower than the whole grid can hold is as wide as one of its steps."""
+        assert self.log_b is not None
+        assert self.log_mid is not None
+        z_b = (np.log(grid.b) - self.log_b[0]) / max(self.log_b[1], grid.whole.step_b)
+        z_mid = (grid.log_mid - self.log_mid[0]) / max(self.log_mid[1], grid.whole.step_mid)
+        shape: Array = -0.5 * (z_b**2 + z_mid**2)
+        return shape
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ BUDGET = 16_000.0
 
 def _one_cell(b: float, mid: float, kappa: float, phi: float) -> Grid:
     one = np.ones(1)
-    return Grid(b * one, math.log(mid) * one, 0 * one, 0.1, 0.1, kappa * one, phi * one, 0 * one)
+    return Grid(b * one, math.log(mid) * one, 0 * one, 0.1, 0.1, kappa * one, phi * one, 0 * one, (1, 1))
 
 
 def _mean(model: Posterior) -> tuple[np.ndarray, np.ndarray]:

@@ -81,8 +81,8 @@ def _looks(table: Table, samples: float, seconds: list[float], every: float) -> 
             shelf.evaluated(int(step), tally.pass_rate)  # the only judge there is
         if step >= saved + every and finite:
             saved = step
+            # Assumed to be there to go back to, and not a fact: a policy must not worry about their age.
             shelf.save(int(step), 0, None, float(table.compute[row]))
-            meter.checkpoint(int(step), now)
         yield Frame(row, meter.snapshot(now, now, _observed(table, row, now, shelf.states)))
 
 

@@ -198,12 +198,14 @@ def _samples(raw: Mapping[str, Column], found: Mapping[str, str], notes: list[st
     """Completions per row: logged, or the grain of the pass rate."""
     if "n" in found and (logged := raw[found["n"]][np.isfinite(raw[found["n"]])]).size:
         return float(np.median(logged))
-    rate = raw[found["pass_rate"]] if "pass_rate" in found else np.zeros(0)
-    # A return of hundreds has the grain of its print, not of its samples.
-    grain = granularity(to_unit(rate)[0]) if np.nanmax(np.abs(rate), initial=0.0) <= 2 else None
-    if grain is not None:
-        notes.append(f"samples per row: {grain}, the grain of {found['pass_rate']}")
-    return None if grain is None else float(grain)
+    for signal in ("pass_rate", "truncation"):
+        values = raw[found[signal]] if signal in found else np.zeros(0)
+        # A return of hundreds has the grain of its print, not of its samples.
+        grain = granularity(to_unit(values)[0]) if np.nanmax(np.abs(values), initial=0.0) <= 2 else None
+        if grain is not None:
+            notes.append(f"samples per row: {grain}, the grain of {found[signal]}")
+            return float(grain)
+    return None
 
 
 def _derive(

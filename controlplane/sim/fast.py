@@ -55,6 +55,7 @@ class FastRun:
         self.body = Body(Skill(law=course.law))
         self.step, self.branch, self.compute, self.now, self.executed = 0, 0, 0.0, START, 0
         self.values = {"lr_scale": 1.0, "prompts_per_step": float(course.law.prompts), "max_new_tokens": TOKEN_LIMIT}
+        self._shown: dict[str, TunableState] | None = None
         self.stopped = self.paused = False
         self.tally = Tally(0)
         self._left: dict[Fault, int] = {fault: fault.steps for fault in faults}
@@ -102,6 +103,7 @@ class FastRun:
             self._carry_out(change)
             if values:
                 self.values |= values
+                self._shown = None
                 self._last_change = self.executed
             self._generation = generation
         state = AckState.rejected if problem else AckState.applied
@@ -284,15 +286,13 @@ class FastRun:
         )
 
     def _tunables(self) -> dict[str, TunableState]:
-        return {
-            name: _tunable(name, value, self.rails.of(name).min, self.rails.of(name).max)
-            for name, value in self.values.items()
-        }
-
-
-@lru_cache(maxsize=4096)
-def _tunable(name: str, value: float, low: float, high: float) -> TunableState:
-    return TunableState(value=value, min=low, max=high)
+        if self._shown is None:
+            rails = {name: self.rails.of(name) for name in self.values}
+            self._shown = {
+                name: TunableState(value=value, min=rails[name].min, max=rails[name].max)
+                for name, value in self.values.items()
+            }
+        return self._shown
 
 
 @lru_cache(maxsize=4096)

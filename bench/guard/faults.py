@@ -20,7 +20,7 @@ from jobs import run
 from controlplane.policy import load
 from controlplane.sim.fleet import DRAWS, HARMLESS, ROLLBACK_HELPS, broken, wilson
 
-TIMED = ("generator stall", "metric loss", "clock jump")
+TIMED = ("generator stall", "metric loss")
 
 
 def one(policy: str, job: list[Any]) -> dict[str, Any]:

@@ -107,7 +107,7 @@ def play(
             judgement, decision = evaluator.look(snapshot)
             story.looks += 1
             if decision.kind in TELLING:
-                story.told.append(Told(run.executed, run.now, decision))
+                story.told.append(Told(run.executed, snapshot.at, decision))
             if story.onset is not None or first is None:
                 for name, finding in judgement.findings.items():
                     if finding.outcome is Outcome.breach:

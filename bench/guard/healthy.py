@@ -23,7 +23,14 @@ def one(policy: str, steps: int, seed: int) -> dict[str, Any]:
     started = time.process_time()
     story = play(Course.draw(seed, steps), load(policy))
     told = [
-        (each.decision.kind.value, each.decision.rule or "", each.rolls_back, each.executed, each.decision.reason)
+        (
+            each.decision.kind.value,
+            each.decision.rule or "",
+            each.rolls_back,
+            each.executed,
+            each.decision.reason,
+            each.changes,
+        )
         for each in story.told
     ]
     return {"job": seed, "looks": story.looks, "told": told, "cpu": time.process_time() - started}
@@ -55,7 +62,7 @@ def main() -> None:
     print("| | runs | share | 95 % interval | allowed | |\n|---|---|---|---|---|---|")
     acts = [[each for each in one_run if each[0] == "act"] for one_run in told]
     print(share("any wrong rollback", sum(any(each[2] for each in one_run) for one_run in acts), n, 0.01))
-    print(share("any wrong softening", sum(any(not each[2] for each in one_run) for one_run in acts), n, 0.05))
+    print(share("any wrong softening", sum(any(each[5] for each in one_run) for one_run in acts), n, 0.05))
     print(share("a person paged", sum(any(each[0] == "page" for each in one_run) for one_run in told), n, None))
     print(share("a person advised", sum(any(each[0] == "advise" for each in one_run) for one_run in told), n, None))
     print(share("nothing told at all", sum(not one_run for one_run in told), n, None))

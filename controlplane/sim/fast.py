@@ -20,6 +20,7 @@ from controlplane.contract.documents import (
     Action,
     CheckpointState,
     Health,
+    Lease,
     Observed,
     Phase,
     TunableState,
@@ -56,6 +57,7 @@ class FastRun:
         self.step, self.branch, self.compute, self.now, self.executed = 0, 0, 0.0, START, 0
         self.values = {"lr_scale": 1.0, "prompts_per_step": float(course.law.prompts), "max_new_tokens": TOKEN_LIMIT}
         self._shown: dict[str, TunableState] | None = None
+        self._lease: Lease | None = None
         self.stopped = self.paused = False
         self.tally = Tally(0)
         self._left: dict[Fault, int] = {fault: fault.steps for fault in faults}
@@ -125,6 +127,9 @@ class FastRun:
         self.step, self.executed, self.compute = tally.step, self.executed + 1, tally.compute
         self._meter.step(tally, self.now)
         self._shelf.stepped(tally.pass_rate, not broken)
+        if self._lease is not None and self.step >= self._lease.until_step:
+            self.values |= self._lease.revert_to
+            self._lease = self._shown = None
         if self.step % course.eval_every == 0:
             self._evaluate()
         unwritten = broken or any(fault.kind == "stale_checkpoint" for fault in active)

@@ -7,7 +7,7 @@ from math import sqrt
 import numpy as np
 
 from controlplane.contract.documents import Action
-from controlplane.decide import Decision, Evaluator, Kind
+from controlplane.decide import Decision, Evaluator, Kind, Purpose
 from controlplane.detect import Outcome
 from controlplane.policy import Policy
 from controlplane.sim import faults as make
@@ -16,7 +16,7 @@ from controlplane.sim.fast import FastRun
 from controlplane.sim.faults import Fault
 from controlplane.snapshot import Snapshot
 
-TELLING = (Kind.page, Kind.advise, Kind.act)
+TELLING = (Kind.page, Kind.advise, Kind.waiting, Kind.act)
 RECOVERED = 0.95
 """Share of the held-out ability before a fault at which a run counts as recovered."""
 
@@ -37,8 +37,9 @@ class Told:
 
     @property
     def changes(self) -> bool:
-        """Whether it changed a running trainer without going back."""
-        return self.decision.kind is Kind.act and not self.rolls_back
+        """Whether it answered an alarm by changing the run without going back; ways back to the old values do not count."""
+        answers = self.decision.kind is Kind.act and self.decision.purpose is Purpose.answer
+        return answers and not self.rolls_back
 
 
 @dataclass

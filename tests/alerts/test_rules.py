@@ -1,5 +1,6 @@
 """The alert rules, judged by Prometheus' and Alertmanager's own tools."""
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -91,6 +92,14 @@ def test_every_alert_says_what_a_person_needs(alert: Alert) -> None:
     assert alert.controller
     assert alert.person
     assert (ROOT / "docs/runbooks" / f"{alert.name.lower()}.md").exists()
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert.name)
+def test_a_description_names_only_labels_that_the_alert_has(alert: Alert) -> None:
+    """promtool holds the labels of the stories to be exact, so what they have, the alert has."""
+    fired = [set(labels) | {"run"} for story in alert.stories for fires in story.fires.values() for labels in fires]
+    for label in re.findall(r"\$labels\.(\w+)", alert.description):
+        assert all(label in labels for labels in fired), label
 
 
 def test_every_metric_in_a_rule_exists() -> None:

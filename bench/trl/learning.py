@@ -50,9 +50,9 @@ def row(name: str, curves: list[list[dict[str, float]]], target: float) -> tuple
     rate = sum(point["seconds"] for point in last) / max(1, sum(point["step"] for point in last))
     if not points:
         best = max(point["pass_ratio"] for curve in curves for point in curve)
-        return name, f"0 of {len(curves)}", f"best {best:.3f}", f"after {last[0]['step']}", "", f"{rate:.3f}"
+        return name, f"0 of {len(curves)}", f"best {best:.3f}", "", f"after {last[0]['step']}", "", f"{rate:.3f}"
     cells = []
-    for key, shape in (("seconds", "{:.0f}"), ("step", "{:.0f}"), ("completions", "{:.0f}")):
+    for key, shape in (("seconds", "{:.0f}"), ("cpu", "{:.0f}"), ("step", "{:.0f}"), ("completions", "{:.0f}")):
         values = [point[key] for point in points]
         each = ", ".join(shape.format(value) for value in values)
         cells.append(f"{shape.format(statistics.median(values))} ({each})")
@@ -77,7 +77,7 @@ def main() -> None:
             out = options.out / name.replace(", ", "-").replace(" ", "-") / str(seed)
             curves[name].append(run(name, out, start, options, seed))
             print(f"seed {seed}, {name}: {curves[name][-1][-1]}", flush=True)
-    columns = ("arm", "reached", "seconds", "steps", "completions", "s/step")
+    columns = ("arm", "reached", "seconds", "CPU seconds", "steps", "completions", "s/step")
     rows = [row(name, each, options.until) for name, each in curves.items()]
     print(f"\nTo a held-out pass rate of {options.until}: median (every seed)\n\n{shared.table(columns, rows)}")
     report: dict[str, Any] = {"options": {k: str(v) for k, v in vars(options).items()}, "curves": curves}

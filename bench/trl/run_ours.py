@@ -33,7 +33,8 @@ def step_of(line: dict[str, Any], cores: int) -> dict[str, float]:
     skip = sum(phases.get(name, 0.0) for name in NOT_TRAINING)
     return {
         "seconds": wall - skip,
-        "cpu": line["utilization"] * wall * cores,  # exact in a step without evaluation
+        # Utilisation is over the whole step; where that holds an evaluation, its share is taken to be as busy as the rest.
+        "cpu": line["utilization"] * (wall - skip) * cores,
         "completions": line["n"],
         "generate": phases.get("generating", 0.0),
         "learn": phases.get("training", 0.0),
@@ -92,7 +93,7 @@ def main() -> None:
     evaluations = []
     for line in lines(run / "evals.jsonl") if options.every < shared.NEVER else []:
         before = steps[: line["step"]]
-        done = {key: sum(step[key] for step in before) for key in ("seconds", "completions")}
+        done = {key: sum(step[key] for step in before) for key in ("seconds", "cpu", "completions")}
         evaluations.append({"step": line["step"], **done, "pass_ratio": line["pass_ratio"]})
         if line["pass_ratio"] >= options.until:
             break

@@ -133,7 +133,7 @@ def main() -> None:
 
         def _evaluate(self, step: int, model: Any, control: Any) -> None:
             if options.every < shared.NEVER:
-                done = {"seconds": sum(s["seconds"] for s in meter.steps), "completions": step * batch}
+                done = {key: sum(s[key] for s in meter.steps) for key in ("seconds", "cpu", "completions")}
                 evaluations.append({"step": step, **done, "pass_ratio": pass_rate(model)})
                 print(evaluations[-1], flush=True)
                 control.should_training_stop = evaluations[-1]["pass_ratio"] >= options.until

@@ -31,6 +31,7 @@ from controlplane.prometheus.command import app as prometheus_app
 from controlplane.sources import MetricSource, PrometheusSource, ScrapeSource
 from controlplane.study.command import loo, repeat
 from controlplane.supervise.command import supervise
+from controlplane.tune.command import study
 
 app = typer.Typer(
     name="scalerl",
@@ -182,6 +183,7 @@ app.command("replay-journal")(replay_journal)
 app.command()(replay)
 app.command()(loo)
 app.command()(repeat)
+app.command()(study)
 app.command()(fit)
 app.command()(compare)
 app.command()(backtest)

@@ -1,7 +1,7 @@
 """How noisy is the difference between two arms that are equally good, and what do shared prompts and seeds save?
 
-A real tiny run is stopped at some steps; from each snapshot, arms are trained that differ in nothing that matters (learning rate
-times 1.001): once with the prompts and sampling seeds of the first arm, once with others. Writes one JSON line per arm and step
+A real tiny run is stopped at some steps; from each snapshot, arms are trained whose learning rates differ by a thousandth or a tenth:
+with the prompts and sampling seeds of the first arm, and with others. Writes one JSON line per arm and step
 to OUT (resumable: what is there is not run again) and prints the variances and correlations of the differences.
 
     python bench/tuning/twins.py OUT [--steps 60] [--starts 30,90] [--seeds 0,1]
@@ -25,7 +25,7 @@ from trainer.stopwatch import Stopwatch
 from trainer.types import Version
 from trainer.warmstart import warm_started
 
-ARMS = {"control": (1.0, 0), "twin": (1.001, 0), "twin2": (0.999, 0), "other": (1.0, 7), "other2": (1.0, 8)}
+ARMS = {"control": (1.0, 0), "twin": (1.001, 0), "near": (1.1, 0), "other": (1.1, 7), "near2": (0.9, 0), "other2": (0.9, 8)}
 """Arm -> factor on the learning rate, salt of other prompts and seeds (0: those of the run)."""
 
 
@@ -88,7 +88,7 @@ def curves(out: Path, arms: tuple[str, str]) -> np.ndarray:
 
 def report(out: Path) -> None:
     """Prints variance of a step's difference, and its autocorrelation, for both designs."""
-    shared = np.concatenate([d for d in (curves(out, ("control", arm)) for arm in ("twin", "twin2")) if d.size])
+    shared = np.concatenate([d for d in (curves(out, ("control", arm)) for arm in ("near", "near2")) if d.size])
     others = np.concatenate([d for d in (curves(out, ("control", arm)) for arm in ("other", "other2")) if d.size])
     for name, d in (("shared prompts and seeds", shared), ("other prompts", others)):
         thirds = np.array_split(d, 3, axis=1)

@@ -1,0 +1,69 @@
+"""`scalerl study RUN`: the probes of a run in a browser."""
+
+import threading
+import webbrowser
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from controlplane.contract.rundir import RunDir
+from controlplane.contract.yamlfile import FileError
+from controlplane.journal import EntryKind, JournalError, journal_of
+
+MISSING = "needs the extra `tune`: pip install 'scalerl[tune]'"
+
+
+def study_url(rundir: RunDir, url: str = "") -> str:
+    """Where the study of a run is kept when nobody says otherwise: beside the journal."""
+    return url or f"sqlite:///{rundir.controller / 'study.db'}"
+
+
+def study_name(run: str) -> str:
+    """Studies of many runs may share a database."""
+    return f"scalerl/{run}"
+
+
+def study(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, as the trainer made it.")],
+    storage: Annotated[
+        str, typer.Option(help="Where the study is: sqlite:///FILE, postgresql://..., or journal:FILE.", metavar="URL")
+    ] = "",
+    port: Annotated[int, typer.Option(help="Port on loopback; 0 takes a free one.")] = 0,
+    browser: Annotated[bool, typer.Option(help="Open a browser.")] = True,
+) -> None:
+    """Show the probes of a run in optuna-dashboard, on a copy that nothing leads back from. Ctrl-C ends it."""
+    try:
+        from controlplane.tune.viewer import served
+    except ImportError:
+        raise FileError(f"scalerl study {MISSING}") from None
+    rundir = RunDir(run)
+    if not rundir.info.exists():
+        raise FileError(f"{run}: is not a run directory (it has no run.json)")
+    url = study_url(rundir, storage)
+    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
+        raise FileError(f"{run}: there was no probe in this run yet, so there is no study")
+    policy, forecasts = _from_journal(rundir)
+    name = study_name(rundir.read_info().name)
+    try:
+        with served(url, name, policy=policy, forecasts=forecasts, port=port) as address:
+            typer.echo(f"a copy of {name} on {address} - Ctrl-C ends it")
+            if browser:
+                webbrowser.open(address)
+            threading.Event().wait()
+    except KeyboardInterrupt:
+        return
+    except KeyError:
+        raise FileError(f"{url}: there is no study {name}") from None
+
+
+def _from_journal(rundir: RunDir) -> tuple[str, list[dict[str, Any]]]:
+    """The policy in force, and the forecasts in order."""
+    try:
+        journal = journal_of(rundir, read_only=True)
+    except JournalError:
+        return "", []
+    start = journal.newest(EntryKind.start)
+    policy = str(start.body.get("policy_text", "")) if start else ""
+    looks = journal.entries(kind=EntryKind.look)
+    return policy, [entry.body["forecast"] for entry in looks if "forecast" in entry.body]

@@ -25,7 +25,14 @@ from trainer.stopwatch import Stopwatch
 from trainer.types import Version
 from trainer.warmstart import warm_started
 
-ARMS = {"control": (1.0, 0), "twin": (1.001, 0), "near": (1.1, 0), "other": (1.1, 7), "near2": (0.9, 0), "other2": (0.9, 8)}
+ARMS = {
+    "control": (1.0, 0),
+    "twin": (1.001, 0),
+    "near": (1.1, 0),
+    "other": (1.1, 7),
+    "near2": (0.9, 0),
+    "other2": (0.9, 8),
+}
 """Arm -> factor on the learning rate, salt of other prompts and seeds (0: those of the run)."""
 
 

@@ -154,7 +154,13 @@ def forecast_figure(forecasts: Sequence[dict[str, Any]]) -> go.Figure:
     compute, low, middle, high = (list(column) for column in zip(*newest["band"], strict=True))
     figure.add_scatter(x=compute, y=high, mode="lines", line={"width": 0}, showlegend=False, hoverinfo="skip")
     figure.add_scatter(
-        x=compute, y=low, mode="lines", fill="tonexty", line={"width": 0}, name="80 % band", fillcolor="rgba(42,127,98,.2)"
+        x=compute,
+        y=low,
+        mode="lines",
+        fill="tonexty",
+        line={"width": 0},
+        name="80 % band",
+        fillcolor="rgba(42,127,98,.2)",
     )
     figure.add_scatter(x=compute, y=middle, mode="lines", name="median", line={"color": COLOURS["adopt"]})
     ends = [f for f in forecasts if not f["refused"]]

@@ -23,8 +23,13 @@ def _action(rule: Rule) -> str:
     return "tune" if rule.then.families else "advise" if rule.then.advise else "page"
 
 
-_RESULTS = {"page": ("page", "hold"), "advise": ("advise", "hold")}
-_ANY = ("act", "advise", "observe", "page", "hold")
+_TOLD = frozenset({"page", "advise"})
+"""Actions that change nothing in the run."""
+
+
+def _results(policy: Policy, rule: Rule) -> tuple[str, ...]:
+    """What can become of a rule: as far as its autonomy goes, a person's approval, or a page when its limits are used up."""
+    return tuple({policy.allows(rule.then.families).name: 0, "advise": 0, "page": 0})
 
 
 class Telemetry:
@@ -44,11 +49,12 @@ class Telemetry:
             store.state("rl_controller_mode", max(policy.autonomy.values(), default=Autonomy.observe).name)
             if policy.forecast.target is not None:
                 store.set("rl_forecast_target_pass_ratio", policy.forecast.target)
-            for action in {*self._actions.values()} - _RESULTS.keys():
+            for action in {*self._actions.values()} - _TOLD:
                 store.observe_many("rl_controller_action_seconds", (), action=action)
-            for rule, action in self._actions.items():
-                for result in _RESULTS.get(action, _ANY):
-                    store.inc("rl_controller_decisions_total", 0, rule=rule, action=action, result=result)
+            results = {rule.name: _results(policy, rule) for rule in policy.rules}
+            for name, action in self._actions.items():
+                for result in (action,) if action in _TOLD else results[name]:
+                    store.inc("rl_controller_decisions_total", 0, rule=name, action=action, result=result)
         self.port = store.serve("127.0.0.1", port)
         labels = {"job": "scalerl-controller", "run": run}
         target = [{"targets": [f"127.0.0.1:{self.port}"], "labels": labels}]
@@ -76,7 +82,7 @@ class Telemetry:
                 store.set("rl_controller_detector_value", finding.statistic, detector=name)
                 store.set("rl_policy_threshold", finding.threshold, detector=name)
             rule = REFUSED if decision.kind is Kind.page and decision.rule is None else decision.rule
-            if rule is not None and decision.kind is not Kind.verdict:
+            if rule is not None and decision.kind not in (Kind.verdict, Kind.hold):
                 labels = {"rule": rule, "action": self._actions[rule], "result": decision.kind.value}
                 store.inc("rl_controller_decisions_total", **labels)
             self._rules(judgement, standing)
@@ -93,7 +99,7 @@ class Telemetry:
         for rule in self._policy.rules:
             acted = standing.acted.get(rule.name, ())
             store.set("rl_controller_rule_active", float(rule.name in troubled), rule=rule.name)
-            if self._actions[rule.name] in _RESULTS:
+            if self._actions[rule.name] in _TOLD:
                 continue
             store.set("rl_controller_rule_actions_remaining", rule.limits.max_per_run - len(acted), rule=rule.name)
             wait = acted[-1] + rule.limits.cooldown_steps - standing.progress if acted else 0

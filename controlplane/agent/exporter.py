@@ -18,11 +18,14 @@ from controlplane.contract.rundir import RunInfo
 
 
 def trainer_metrics(token_limit: int | None) -> tuple[Metric, ...]:
-    """`TRAINER` with the run's own token limit among the length buckets, since quantiles are exact only at bounds."""
+    """`TRAINER` with the run's own token limit among the length buckets, since quantiles are exact only at bounds.
+
+    No completion is longer than the limit, so bounds above it say nothing and are left out; 15,000 stays, rules name it.
+    """
     if token_limit is None:
         return TRAINER
     return tuple(
-        replace(metric, buckets=tuple(sorted({*metric.buckets, token_limit})))
+        replace(metric, buckets=tuple(sorted({15000, token_limit, *(b for b in metric.buckets if b < token_limit)})))
         if metric.name == "rl_rollout_length_tokens"
         else metric
         for metric in TRAINER

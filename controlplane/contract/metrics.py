@@ -23,11 +23,8 @@ TOKENS = (
     512,
     1024,
     2048,
-    3072,
     4096,
-    6144,
     8192,
-    10240,
     12288,
     15000,
     16384,
@@ -39,12 +36,14 @@ TOKENS = (
     131072,
 )
 """Bucket bounds in tokens. 15,000 is a bound because a bucket quantile is exact only there; the run's limit is added."""
-SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600)
-PROMPT_TOKENS = (128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
-SYNC_SECONDS = (0.05, 0.25, 1, 2.5, 5, 10, 30, 60)
-CHECKPOINT_SECONDS = (1, 5, 10, 30, 60, 120, 300, 600, 1800)
-REWARD = (-1, -0.75, -0.5, -0.25, 0, 0.1, 0.25, 0.5, 0.75, 0.9, 1)
-STALENESS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 32)
+STEP_SECONDS = (0.5, 2, 10, 30, 60, 120, 300, 1200)
+ROLLOUT_SECONDS = (1, 5, 15, 60, 120, 300, 900, 3600)
+PROMPT_TOKENS = (256, 512, 1024, 2048, 8192)
+SYNC_SECONDS = (0.5, 5, 30)
+CHECKPOINT_SECONDS = (5, 30, 120, 600)
+REWARD = (-1, -0.5, 0, 0.25, 0.5, 0.75, 1)
+STALENESS = (0, 1, 2, 4, 8, 16)
+"""Each bound is a series for every run, for good: there are as many as somebody reads."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,7 @@ TRAINER: tuple[Metric, ...] = (
     _metric("rl_trainer_steps_total", "counter", "Optimiser steps finished by this process.", "steps"),
     _metric("rl_trainer_last_step_timestamp_seconds", "gauge", "Unix time at which the last optimiser step ended.", "seconds"),
     _metric("rl_trainer_state", "state", "What the trainer is doing.", state=PHASES),
-    _metric("rl_trainer_step_seconds", "histogram", "Wall time of one optimiser step.", "seconds", SECONDS),
+    _metric("rl_trainer_step_seconds", "histogram", "Wall time of one optimiser step.", "seconds", STEP_SECONDS),
     _metric("rl_trainer_phase_seconds_total", "counter", "Wall time spent, by phase; the rates of all phases add up to one.", "seconds", phase=PHASES),
     _metric("rl_trainer_compute_gpu_seconds_total", "counter", "Device time spent (devices held x wall time), by pool.", "seconds", pool=POOLS),
     _metric("rl_trainer_lineage_compute_gpu_seconds", "gauge", "Device time behind the weights in force; a rollback takes it back.", "seconds"),
@@ -126,7 +125,7 @@ TRAINER: tuple[Metric, ...] = (
     _metric("rl_rollout_truncated_total", "counter", "Completions cut short by the length limit; by finish reason only.", reason=("length",)),
     _metric("rl_rollout_interrupted_total", "counter", "Completions whose thinking was closed by force."),
     _metric("rl_rollout_tokens_total", "counter", "Tokens through the sampler.", "tokens", kind=("prompt", "generated", "discarded")),
-    _metric("rl_rollout_seconds", "histogram", "Wall time of one completion, admission to last token.", "seconds", SECONDS),
+    _metric("rl_rollout_seconds", "histogram", "Wall time of one completion, admission to last token.", "seconds", ROLLOUT_SECONDS),
     _metric("rl_rollout_staleness_steps", "histogram", "Optimiser steps between the oldest weights in a completion and the learner, at use.", "steps", STALENESS),
     _metric("rl_rollout_staleness_steps_max", "gauge", "Largest staleness in the last batch.", "steps"),
     _metric("rl_rollout_inflight", "gauge", "Completions being generated."),
@@ -173,7 +172,7 @@ CONTROLLER: tuple[Metric, ...] = (
     _metric("rl_controller_mode", "state", "Highest autonomy that the policy in force allows.", state=("observe", "advise", "act", "hold")),
     _metric("rl_controller_start_timestamp_seconds", "gauge", "Unix time of this process start.", "seconds"),
     _metric("rl_controller_last_evaluation_timestamp_seconds", "gauge", "Unix time of the last evaluation of the policy.", "seconds"),
-    _metric("rl_controller_evaluation_seconds", "histogram", "Wall time of one evaluation of the policy.", "seconds", (0.005, 0.025, 0.1, 0.5, 1)),
+    _metric("rl_controller_evaluation_seconds", "histogram", "Wall time of one evaluation of the policy.", "seconds", (0.1,)),
     _metric("rl_controller_detector_active", "gauge", "1 while the detector is in alarm.", detector=()),
     _metric("rl_controller_detector_value", "gauge", "The statistic that the detector compares with its threshold.", detector=()),
     _metric("rl_controller_rule_active", "gauge", "1 while the trouble that a rule watches for lasts.", rule=()),
@@ -181,8 +180,8 @@ CONTROLLER: tuple[Metric, ...] = (
     _metric("rl_controller_rule_cooldown_steps", "gauge", "Steps until a rule may act again; 0 when it may.", "steps", rule=()),
     _metric("rl_policy_threshold", "gauge", "Threshold in force of a detector.", detector=()),
     _metric("rl_policy_info", "info", "Name and hash of the policy in force."),
-    _metric("rl_controller_decisions_total", "counter", "Decisions by rule, action and what became of them.", rule=(), action=(), result=()),
-    _metric("rl_controller_action_seconds", "histogram", "Time from a decision to the trainer's answer.", "seconds", (1, 5, 15, 60, 300, 1800), action=()),
+    _metric("rl_controller_decisions_total", "counter", "Decisions that somebody hears of, by rule, action and what became of them; looks that only hold are not counted.", rule=(), action=(), result=()),
+    _metric("rl_controller_action_seconds", "histogram", "Time from a decision to the trainer's answer.", "seconds", (5, 30, 120, 600), action=()),
     _metric("rl_controller_verdicts_total", "counter", "Actions judged afterwards, by whether the pass rate returned to what it was.", helped=("true", "false")),
     _metric("rl_controller_notices_total", "counter", "Notices about decisions, by where to and what became of them; dropped ones found the queue full.", channel=("grafana", "webhook"), result=("sent", "failed", "dropped")),
     _metric("rl_controller_rollbacks_remaining", "gauge", "Rollbacks left in the budget of the policy."),

@@ -1,0 +1,48 @@
+"""A run stays within its budget of series: 350, and 6 for each GPU."""
+
+from pathlib import Path
+
+from controlplane.agent.exporter import Exporter, trainer_metrics
+from controlplane.agent.exposition import Store
+from controlplane.contract.metrics import GPU
+from controlplane.contract.reports import EvalReport
+from controlplane.contract.rundir import RunDir
+from controlplane.decide import Evaluator
+from controlplane.policy import load
+from controlplane.sim.course import Course
+from controlplane.sim.fast import FastRun
+from controlplane.sources.exposition import parse
+from controlplane.telemetry import Telemetry
+from tests.agent.house import INFO, report
+
+TUNABLES = (
+    "lr_scale",
+    "max_staleness",
+    "prompts_per_step",
+    "ratio_max",
+    "temperature",
+    "max_new_tokens",
+    "thinking_budget",
+)
+
+
+def test_trainer_and_controller_of_a_run_under_the_largest_shipped_policy(tmp_path: Path) -> None:
+    page = Store((*trainer_metrics(14336), *GPU))
+    exporter = Exporter(page, INFO, "one", lambda: 0.0)
+    exporter.tunables(dict.fromkeys(TUNABLES, 1.0))
+    exporter.step(report(1))
+    exporter.evaluation(EvalReport("held_out", 10, 0, 3.0, 256, 4, 0.5, 0.8, 38.0, 0.01, 2.0))
+    trainer = parse(page.text(), None)
+    assert len(trainer) <= 200
+
+    policy = load("guard")
+    evaluator, telemetry = Evaluator(policy), Telemetry(RunDir(tmp_path), policy, "hash", "run")
+    run = FastRun(Course.draw(3, steps=400))
+    while run.step < 200 and (looks := run.advance()):
+        for look in looks:
+            telemetry.record(look, *evaluator.look(look), evaluator.standing, 0.01)
+    controller = parse(telemetry._store.text(), None)
+    telemetry.close()
+    assert len(trainer) + len(controller) <= 350
+    assert len(GPU) == 6
+    assert all(set(metric.labels) == {"node", "gpu", "role"} for metric in GPU)

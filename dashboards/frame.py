@@ -96,7 +96,11 @@ def _annotations(several: bool) -> list[Json]:
             "Controller", ACTION, f"sum by (run, rule, action, result) (increase({told}[{WINDOW}])) > 0",
             "{{result}}: {{action}}", "rule {{rule}}", "run,rule,action,result",
         ),
-        _marks("Alerts", BAD, f"max by (run, alertname, severity) ({firing})", "{{alertname}}", "{{severity}}", "run,severity"),
+        # Where an alert begins. How long it lasts is a row of the Overview; shading every graph for hours would hide them.
+        _marks(
+            "Alerts", BAD, f"max by (run, alertname, severity) ({firing} unless {firing} offset {WINDOW})",
+            "{{alertname}}", "{{severity}}", "run,severity",
+        ),
         # The value is the time of the start, so that the mark stands there however coarse the steps of the query are.
         _marks(
             "Restarts", WARN, f"max by (run) ({started}) * 1000", "Trainer started", "a new process of {{run}}", "run", at_value=True,

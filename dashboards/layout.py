@@ -25,8 +25,9 @@ def place(rows: Sequence[Row]) -> list[dict[str, Any]]:
         head: dict[str, Any] = {"type": "row", "id": number, "title": row.title, "collapsed": row.collapsed}
         head |= {"panels": [], "gridPos": {"x": 0, "y": y, "w": COLUMNS, "h": 1}}
         placed.append(head)
-        inside, y, number = _flow(row, y + 1, number)
+        inside, below, number = _flow(row, y + 1, number)
         (head["panels"] if row.collapsed else placed).extend(inside)
+        y = y + 1 if row.collapsed else below
     return placed
 
 

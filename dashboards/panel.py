@@ -44,7 +44,8 @@ class Look:
     right: bool = False
     unit: str = ""
     stack: str = ""
-    hidden: bool = False
+    top: float | None = None
+    """The axis reaches at least this far."""
 
 
 def _steps(limit: Limit | None, base: str) -> Json:
@@ -121,8 +122,8 @@ def _look(look: Look) -> Json:
         properties["unit"] = look.unit
     if look.stack:
         properties["custom__stacking"] = {"mode": look.stack, "group": "A"}
-    if look.hidden:
-        properties["custom__hideFrom"] = {"legend": True, "tooltip": False, "viz": False}
+    if look.top is not None:
+        properties["custom__axisSoftMax"] = look.top
     return by_name(look.name, **properties)
 
 
@@ -146,8 +147,9 @@ def graph(
     custom: Json = {
         "drawStyle": "line",
         "lineInterpolation": "stepAfter" if steps else "linear",
-        "lineWidth": 2,
-        "fillOpacity": 40 if stack else 0,
+        # In a stack a line of zero height would lie on top and look like a full share.
+        "lineWidth": 0 if stack else 2,
+        "fillOpacity": 70 if stack else 0,
         "showPoints": "auto",
         "pointSize": 4,
         # A run of slow steps has a sample every few minutes only; a longer gap is a gap.

@@ -39,7 +39,7 @@ def _held_out(limits: Limits) -> Json:
         Query(f"{mean} + 2 * {error}", "{{dataset}} high"),
         Query(mean, "{{dataset}}"),
         Query(f"{mean} - 2 * {error}", "{{dataset}} low"),
-        Query(gauge("rl_eval_pass_at_k_ratio", by="run, dataset, k"), "{{dataset}} pass@{{k}}"),
+        Query(gauge("rl_eval_pass_at_k_ratio", by="run, dataset, k", k="~[^1]|..+"), "{{dataset}} pass@{{k}}"),
         unit="percentunit", low=0, high=1, limit=limits.of("eval_pass_rate"),
         looks=[
             Look(".* (high|low)", SOFT, width=1, steps=True), Look("held_out", BLUE, width=3, steps=True),
@@ -56,7 +56,7 @@ def _loss() -> Json:
         "judged at every step in the process and summed over the window (right axis).",
         Query(gauge("rl_trainer_loss", by="run, component"), "{{component}}"),
         Query(increase("rl_trainer_loss_spikes_total"), "spikes"),
-        unit="short", looks=[Look("total", BLUE), Look("spikes", BAD, width=1, right=True, fill=30, unit="none")],
+        unit="short", looks=[Look("total", BLUE), Look("spikes", BAD, width=1, right=True, fill=30, unit="none", top=1)],
     )  # fmt: skip
 
 

@@ -74,7 +74,7 @@ def _silence() -> Json:
 def _length(limits: Limits) -> Json:
     return tile(
         "Mean length", "Mean number of generated tokens of a completion.",
-        Query(mean("rl_rollout_length_tokens")), unit="suffix: tok", decimals=0, limit=limits.of("gen_length"), no_data="no completion yet",
+        Query(mean("rl_rollout_length_tokens")), unit="suffix: tok", decimals=0, line=False, limit=limits.of("gen_length"), no_data="no completion yet",
     )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ PHASES = {
     "training": BLUE, "generating": PURPLE, "verifying": LIGHT, "syncing_weights": YELLOW, "evaluating": SOFT,
     "checkpointing": DARK, "idle": PALE, "stopped": "#555563",
 }  # fmt: skip
+POOLS = {"generator": PURPLE, "learner": BLUE, "evaluator": SOFT}
 ANSWERS = {"applied": BLUE, "reverted": PURPLE, "expired": PALE, "rejected": WARN, "failed": BAD}
 
 
@@ -92,16 +93,16 @@ def _use(limits: Limits) -> Json:
 
 
 def _compute() -> Json:
+    total = rate("rl_trainer_compute_gpu_seconds_total")
+    pools = [Query(per(rate("rl_trainer_compute_gpu_seconds_total", pool=pool), total), pool) for pool in POOLS]
     return graph(
-        "Devices held, by pool",
-        "Device time spent per second, that is the devices held, by pool; and the device time behind the weights in force (right axis). It "
-        "falls at a rollback, by what was lost.",
-        *[Query(rate("rl_trainer_compute_gpu_seconds_total", pool=pool), pool) for pool in ("generator", "learner", "evaluator")],
-        Query(gauge("rl_trainer_lineage_compute_gpu_seconds"), "behind the weights"),
-        unit="suffix: devices", low=0,
+        "Where the compute goes",
+        "Share of the device time by pool; and the device time behind the weights in force (right axis), which falls at a rollback by what was lost.",
+        *pools, Query(gauge("rl_trainer_lineage_compute_gpu_seconds"), "behind the weights"),
+        unit="percentunit", low=0, high=1,
         looks=[
-            Look("generator", PURPLE, stack="normal", fill=30), Look("learner", BLUE, stack="normal", fill=30),
-            Look("evaluator", SOFT, stack="normal", fill=30), Look("behind the weights", NEUTRAL, dashed=True, width=1, right=True, unit="s"),
+            *[Look(pool, colour, stack="normal", fill=70, width=0) for pool, colour in POOLS.items()],
+            Look("behind the weights", NEUTRAL, dashed=True, width=1, right=True, unit="s"),
         ],
         no_data="no step yet",
     )  # fmt: skip

@@ -1,6 +1,6 @@
 // The page: panels at their places, drawn by @grafana/ui; state timelines and heatmaps by stand-ins, since their plugins are no packages.
 import { createRoot } from 'react-dom/client';
-import { createTheme, dateTime, getFieldDisplayValues, standardTransformersRegistry, ThemeContext, transformDataFrame } from '@grafana/data';
+import { cacheFieldDisplayNames, createTheme, dateTime, getFieldDisplayValues, standardTransformersRegistry, ThemeContext, transformDataFrame } from '@grafana/data';
 import * as data from '@grafana/data';
 import { BigValue, PanelChrome, PanelContextProvider, TimeSeries } from '@grafana/ui';
 import { TableNG } from '@grafana/ui/unstable';
@@ -109,7 +109,9 @@ const panels = [];
 for (const { panel, answers } of job.panels) {
   let frames = framesOf(answers, job.from, job.to);
   if (panel.transformations) frames = await new Promise((done) => transformDataFrame(panel.transformations, frames).subscribe({ next: done, error: (e) => { window.problems.push(`${panel.title}: ${e}`); done([]); } }));
-  panels.push({ panel, frames: panel.fieldConfig ? configured(frames, panel, theme) : frames });
+  frames = panel.fieldConfig ? configured(frames, panel, theme) : frames;
+  cacheFieldDisplayNames(frames);
+  panels.push({ panel, frames });
 }
 const bottom = Math.max(...panels.map(({ panel: { gridPos: p } }) => p.y + p.h));
 createRoot(document.getElementById('root')).render(
@@ -120,4 +122,4 @@ createRoot(document.getElementById('root')).render(
     </div>
   </ThemeContext.Provider>
 );
-setTimeout(() => { window.drawn = true; }, 2500);
+setTimeout(() => { window.drawn = true; }, 6000);

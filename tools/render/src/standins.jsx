@@ -4,10 +4,10 @@ import { useEffect, useRef } from 'react';
 
 const LEFT = 110, BOTTOM = 22;
 
-function Axis({ from, to, width, top, theme }) {
+function Axis({ from, to, width, top, theme, left = LEFT }) {
   const ticks = 6;
   return Array.from({ length: ticks }, (_, i) => from + ((to - from) * (i + 0.5)) / ticks).map((t) => (
-    <text key={t} x={LEFT + ((t - from) / (to - from)) * width} y={top} fontSize={11} textAnchor="middle" fill={theme.colors.text.secondary}>
+    <text key={t} x={left + ((t - from) / (to - from)) * width} y={top} fontSize={11} textAnchor="middle" fill={theme.colors.text.secondary}>
       {new Date(t * 1000).toISOString().slice(11, to - from > 3600 ? 16 : 19)}
     </text>
   ));
@@ -19,9 +19,11 @@ export function Timeline({ panel, frames, width, height, theme, job }) {
   const mappings = panel.fieldConfig.defaults.mappings.flatMap((m) => (m.type === 'value' ? Object.entries(m.options) : []));
   const states = Object.fromEntries(mappings);
   const legend = Object.values(states);
-  const plot = { w: width - LEFT - 4, h: height - BOTTOM - 24 };
+  const names = frames.map((frame) => getFieldDisplayName(frame.fields[1], frame, frames));
+  const left = 20 + 7 * Math.max(...names.map((name) => name.length));
+  const plot = { w: width - left - 4, h: height - BOTTOM - 24 };
   const each = plot.h / frames.length;
-  const x = (ms) => LEFT + ((ms / 1000 - job.from) / (job.to - job.from)) * plot.w;
+  const x = (ms) => left + ((ms / 1000 - job.from) / (job.to - job.from)) * plot.w;
   return (
     <svg width={width} height={height} fontFamily="Inter, sans-serif">
       {frames.map((frame, row) => {
@@ -37,7 +39,7 @@ export function Timeline({ panel, frames, width, height, theme, job }) {
         });
         return (
           <g key={row}>
-            <text x={LEFT - 8} y={row * each + each / 2 + 4} fontSize={12} textAnchor="end" fill={theme.colors.text.primary}>{getFieldDisplayName(value, frame, frames)}</text>
+            <text x={left - 8} y={row * each + each / 2 + 4} fontSize={12} textAnchor="end" fill={theme.colors.text.primary}>{names[row]}</text>
             {bars.map((b, i) => {
               const colour = theme.visualization.getColorByName(states[String(b.v)]?.color ?? 'text');
               return <rect key={i} x={x(b.from)} y={row * each + each * 0.1} width={Math.max(1, x(Math.min(b.to, job.to * 1000)) - x(b.from))} height={each * 0.8} fill={colour} fillOpacity={0.8} />;
@@ -45,9 +47,9 @@ export function Timeline({ panel, frames, width, height, theme, job }) {
           </g>
         );
       })}
-      <Axis from={job.from} to={job.to} width={plot.w} top={plot.h + 14} theme={theme} />
+      <Axis from={job.from} to={job.to} width={plot.w} top={plot.h + 14} theme={theme} left={left} />
       {legend.map((state, i) => (
-        <g key={state.text} transform={`translate(${8 + i * 120}, ${height - 14})`}>
+        <g key={state.text} transform={`translate(${8 + legend.slice(0, i).reduce((sum, s) => sum + 40 + 7 * s.text.length, 0)}, ${height - 14})`}>
           <rect width={14} height={4} y={2} fill={theme.visualization.getColorByName(state.color)} />
           <text x={20} y={8} fontSize={12} fill={theme.colors.text.primary}>{state.text}</text>
         </g>

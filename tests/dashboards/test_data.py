@@ -1,0 +1,88 @@
+"""Every query of every dashboard gives data from a real Prometheus that holds a recorded run."""
+
+import math
+import subprocess
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from tests import golden
+from tests.dashboards.files import Asked, asked, filled
+from tests.programs import require_program
+
+SPAN = 1500.0
+VALUES = {"__rate_interval": "60s", "__range": f"{SPAN:.0f}s", "job": ".+", "run": golden.RUN, "runs": ".+"}
+ELSEWHERE = {
+    'rl_gpu_utilization_ratio{job="scalerl-trainer",run="golden",node="n1",gpu="0",role="learner"}': 0.8,
+    'rl_gpu_tensor_active_ratio{job="scalerl-trainer",run="golden",node="n1",gpu="0",role="learner"}': 0.4,
+    'rl_gpu_memory_used_bytes{job="scalerl-trainer",run="golden",node="n1",gpu="0",role="learner"}': 6e10,
+    'rl_gpu_memory_total_bytes{job="scalerl-trainer",run="golden",node="n1",gpu="0",role="learner"}': 8e10,
+    'rl_gpu_power_watts{job="scalerl-trainer",run="golden",node="n1",gpu="0",role="learner"}': 600.0,
+    'rl_gpu_temperature_celsius{job="scalerl-trainer",run="golden",node="n1",gpu="0",role="learner"}': 60.0,
+    'vllm:num_requests_running{job="vllm",run="golden"}': 12.0,
+    'vllm:num_requests_waiting{job="vllm",run="golden"}': 0.0,
+    'vllm:kv_cache_usage_perc{job="vllm",run="golden"}': 0.3,
+    'ALERTS{alertname="RLStalled",alertstate="firing",severity="critical",run="golden"}': 1.0,
+}
+"""What the recorded run cannot have: it had no GPU and no vLLM, and Prometheus writes alerts only while it is there."""
+
+
+@pytest.fixture(scope="module")
+def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("prometheus")
+    promtool, end = require_program("promtool"), golden.ends_at()
+    # The alert begins half-way, so that a query for beginnings has one to find.
+    moments = [end - age for age in range(0, int(SPAN) // 2, 15)][::-1]
+    lines = [f"{series} {value} {at:.3f}" for series, value in ELSEWHERE.items() for at in moments]
+    (folder / "elsewhere.om").write_text("\n".join([*lines, "# EOF", ""]))
+    command = [
+        promtool,
+        "tsdb",
+        "create-blocks-from",
+        "openmetrics",
+        str(folder / "elsewhere.om"),
+        str(folder / "tsdb"),
+    ]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    with golden.serve(folder, end) as url:
+        yield url
+
+
+def values(url: str, one: Asked) -> list[float]:
+    """Every number that the panel would draw."""
+    end, query = golden.ends_at(), filled(one.expr, VALUES)
+    path, when = (
+        ("query", {"time": end}) if one.instant else ("query_range", {"start": end - SPAN, "end": end, "step": 15})
+    )
+    answer = httpx.post(f"{url}/api/v1/{path}", data={"query": query, **when}, trust_env=False, timeout=30).json()
+    assert answer["status"] == "success", answer
+    rows = answer["data"]["result"]
+    return [float(value) for row in rows for _, value in (row.get("values") or [row["value"]])]
+
+
+def test_every_query_of_every_dashboard_gives_data(prometheus: str) -> None:
+    empty = []
+    for one in asked():
+        if not any(math.isfinite(value) for value in values(prometheus, one)):
+            empty.append(f"{one.board}, {one.panel}: {one.expr}")
+    assert empty == []
+
+
+def test_a_query_without_data_would_be_found(prometheus: str) -> None:
+    assert values(prometheus, Asked("", "", 'rl_trainer_loss{run="another"}')) == []
+
+
+def test_the_recorded_run_shows_its_story_in_the_queries(prometheus: str) -> None:
+    def first(panel: str, part: str) -> list[float]:
+        found = [one for one in asked() if one.panel == panel and part in one.expr]
+        return [value for value in values(prometheus, found[0]) if math.isfinite(value)]
+
+    rate = first("Pass rate", "rl_rollout_samples_total")
+    assert 0 <= min(rate) < 0.5 < max(rate) <= 1
+    assert first("Actions", 'result="act"')[-1] == 1
+    assert max(first("Detectors in alarm", "rl_controller_detector_active")) == 1
+    assert first("Step and branch", "rl_trainer_branch")[-1] == 1
+    assert 0 < first("Forecast of the end", 'q="0.5"')[-1] < 1
+    assert 0 < first("Done", "planned")[-1] <= 1
+    assert len(first("Alerts", "unless")) < len(first("Alerts firing", "ALERTS"))

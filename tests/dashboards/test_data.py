@@ -3,6 +3,7 @@
 import math
 import subprocess
 from collections.abc import Iterator
+from functools import cache
 
 import httpx
 import pytest
@@ -12,6 +13,7 @@ from tests.dashboards.files import Asked, asked, filled
 from tests.programs import require_program
 
 SPAN = 1500.0
+ends_at = cache(golden.ends_at)
 VALUES = {"__rate_interval": "60s", "__range": f"{SPAN:.0f}s", "job": ".+", "run": golden.RUN, "runs": ".+"}
 ELSEWHERE = {
     'rl_gpu_utilization_ratio{job="scalerl-trainer",run="golden",node="n1",gpu="0",role="learner"}': 0.8,
@@ -29,9 +31,9 @@ ELSEWHERE = {
 
 
 @pytest.fixture(scope="module")
-def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     folder = tmp_path_factory.mktemp("prometheus")
-    promtool, end = require_program("promtool"), golden.ends_at()
+    promtool, end = require_program("promtool"), ends_at()
     # The alert begins half-way, so that a query for beginnings has one to find.
     moments = [end - age for age in range(0, int(SPAN) // 2, 15)][::-1]
     lines = [f"{series} {value} {at:.3f}" for series, value in ELSEWHERE.items() for at in moments]
@@ -45,23 +47,24 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         str(folder / "tsdb"),
     ]
     subprocess.run(command, check=True, capture_output=True, timeout=60)
-    with golden.serve(folder, end) as url:
-        yield url
+    # One client for all: making one takes longer than a query.
+    with golden.serve(folder, end) as url, httpx.Client(base_url=url, trust_env=False, timeout=30) as client:
+        yield client
 
 
-def values(url: str, one: Asked) -> list[float]:
+def values(prometheus: httpx.Client, one: Asked) -> list[float]:
     """Every number that the panel would draw."""
-    end, query = golden.ends_at(), filled(one.expr, VALUES)
+    end, query = ends_at(), filled(one.expr, VALUES)
     path, when = (
         ("query", {"time": end}) if one.instant else ("query_range", {"start": end - SPAN, "end": end, "step": 15})
     )
-    answer = httpx.post(f"{url}/api/v1/{path}", data={"query": query, **when}, trust_env=False, timeout=30).json()
+    answer = prometheus.post(f"/api/v1/{path}", data={"query": query, **when}).json()
     assert answer["status"] == "success", answer
     rows = answer["data"]["result"]
     return [float(value) for row in rows for _, value in (row.get("values") or [row["value"]])]
 
 
-def test_every_query_of_every_dashboard_gives_data(prometheus: str) -> None:
+def test_every_query_of_every_dashboard_gives_data(prometheus: httpx.Client) -> None:
     empty = []
     for one in asked():
         if not any(math.isfinite(value) for value in values(prometheus, one)):
@@ -69,11 +72,11 @@ def test_every_query_of_every_dashboard_gives_data(prometheus: str) -> None:
     assert empty == []
 
 
-def test_a_query_without_data_would_be_found(prometheus: str) -> None:
+def test_a_query_without_data_would_be_found(prometheus: httpx.Client) -> None:
     assert values(prometheus, Asked("", "", 'rl_trainer_loss{run="another"}')) == []
 
 
-def test_the_recorded_run_shows_its_story_in_the_queries(prometheus: str) -> None:
+def test_the_recorded_run_shows_its_story_in_the_queries(prometheus: httpx.Client) -> None:
     def first(panel: str, part: str) -> list[float]:
         found = [one for one in asked() if one.panel == panel and part in one.expr]
         return [value for value in values(prometheus, found[0]) if math.isfinite(value)]

@@ -38,7 +38,7 @@ def round_trip(board: dict[str, Any]) -> list[str]:
         # It would rather have the format of Grafana 13, which cannot be provisioned from files.
         warnings.simplefilter("ignore", DeprecationWarning)
         read = Dashboard.from_json(copy.deepcopy(board))
-    return lost(board, json.loads(JSONEncoder(sort_keys=True).encode(read)))
+        return lost(board, json.loads(JSONEncoder(sort_keys=True).encode(read)))
 
 
 def test_the_files_are_what_the_generator_makes() -> None:

@@ -107,7 +107,10 @@ class Outlook:
         if step is None or rate is None or compute is None or found.get("rl_eval_branch") != branch:
             return None
         prompts = found.get("rl_eval_prompts", 0.0)
-        return Point(int(step), compute, rate, prompts * found.get("k", 1.0), prompts)
+        samples, stderr = prompts * found.get("k", 1.0), found.get("rl_eval_pass_stderr_ratio", 0.0)
+        if stderr > 0.0:  # the exported standard error, as the number of outcomes that would give it
+            samples = max(rate * (1.0 - rate), 0.02) / stderr**2
+        return Point(int(step), compute, rate, samples, prompts)
 
     def _budget(self, planned: float, point: Point) -> float | None:
         if not isfinite(planned) or planned <= 0:
@@ -182,7 +185,7 @@ class Outlooks:
     def __init__(self, config: ForecastOf) -> None:
         self._config = config
         self._sets: dict[str, Outlook] = {config.dataset: Outlook(config)}
-        self._tunables: dict[str, float] | None = None
+        self._seen: tuple[int, dict[str, float]] | None = None
 
     @property
     def view(self) -> ForecastView | None:
@@ -219,13 +222,15 @@ class Outlooks:
         return self._sets.setdefault(name, Outlook(self._config.model_copy(update={"target": None})))
 
     def _see_tunables(self, snapshot: Snapshot) -> None:
-        """A tunable with a new value is an intervention, dated by the trainer's answer if that is the one."""
+        """A tunable with a new value is an intervention: at the step of the trainer's answer, if that came since the last
+        look, else right after the last look, because what was evaluated since then may be of the new value."""
         observed = snapshot.observed
         if observed is None:
             return
-        now = {name: state.value for name, state in observed.tunables.items()}
-        if self._tunables is not None and now != self._tunables:
-            step = min(observed.last_ack.at_step, observed.step) if observed.last_ack else observed.step
+        now = observed.step, {name: state.value for name, state in observed.tunables.items()}
+        if self._seen is not None and now[1] != self._seen[1]:
+            answered = observed.last_ack.at_step if observed.last_ack else -1
+            step = answered if self._seen[0] <= answered <= observed.step else self._seen[0]
             for outlook in self._sets.values():
                 outlook.intervene(step)
-        self._tunables = now
+        self._seen = now

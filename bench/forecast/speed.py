@@ -54,19 +54,22 @@ def main() -> None:
     """Print the table."""
     print("| what, milliseconds of CPU | fastest | median |")
     print("|---|---|---|")
-    state = fitted(50)._filtered().copy()
-    u = [float(state.last_u or 0.0)]
+    full = fitted(50)
+    assert full._wide is not None
+    assert full._close is not None
+    wide, close = full._wide._filter.copy(), full._close._filter.copy()
+    state, u = close, [float(close.last_u or 0.0)]
 
     def update() -> None:
         for _ in range(20):
             u[0] += 1e-3
-            state.absorb(u[0], 0.6, 1e-4)
+            wide.absorb(u[0], 0.6, 1e-4)
+            close.absorb(u[0], 0.6, 1e-4)
 
-    told("update: one point absorbed (50 before)", update, 60, each=20)
+    told("update: one point absorbed by both grids (50 before)", update, 60, each=20)
     told("posterior of every cell", lambda: posteriors(state, Prior()), 60)
     models = posteriors(state, Prior())
     told("4,096 draws", lambda: draw(state, models, 4096), 60)
-    full = fitted(50)
     told("forecast of 3 horizons, draws given", lambda: full.forecast([600.0, 800.0, 1000.0]), 60)
     told("full refit of 50 points, 3 horizons", lambda: fitted(50).forecast([600.0, 800.0, 1000.0]), 30)
     told("the same with one change-point", lambda: fitted(50, (200.0,)).forecast([600.0, 800.0, 1000.0]), 15)

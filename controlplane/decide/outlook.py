@@ -123,8 +123,7 @@ class Outlook:
         """The forecaster after the newest point, which it has been scored on first."""
         known = self._forecaster
         if known is not None and known.budget / NEAR_BUDGET <= budget <= known.budget * NEAR_BUDGET:
-            covered = {level: known.covers(newest.compute, newest.pass_rate, level) for level in NOMINAL}
-            self._score({level: is_in for level, is_in in covered.items() if is_in is not None})
+            self._score(known.covers(newest.compute, newest.pass_rate, NOMINAL))
             known.observe(newest.compute, newest.pass_rate, samples=newest.samples or None)
             return known
         forecaster = Forecaster(budget=budget)
@@ -136,10 +135,9 @@ class Outlook:
         return self._absorb(newest, budget)
 
     def _score(self, covered: Mapping[float, bool]) -> None:
-        if len(covered) == len(NOMINAL):
-            self._scored += 1
-            for level, is_in in covered.items():
-                self._inside[level] += is_in
+        self._scored += bool(covered)
+        for level, is_in in covered.items():
+            self._inside[level] += is_in
 
     def _forecast(self, newest: Point, branch: int, budget: float) -> ForecastView:
         forecaster = self._absorb(newest, budget)

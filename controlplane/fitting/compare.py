@@ -5,6 +5,7 @@ averaged. `NAME=PATH` puts a run into the arm NAME; without a name a run is its 
 """
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,55 +25,66 @@ class _Found:
 
     arm: str
     curve: Curve
+    unit: str
     root: Path | None = None
     extra: dict[str, Any] | None = None
 
 
-def read_arms(words: Sequence[str], axis: Axis, grid: Grid, samples: int) -> tuple[list[Arm], list[str]]:
-    """The arms in the order given, and notes on what was guessed. `samples`: per evaluation, for files that do not say.
+def read_arms(words: Sequence[str], axis: Axis, grid: Grid, samples: int) -> tuple[list[Arm], str, list[str]]:
+    """The arms in the order given, their unit of compute, and notes on what was guessed.
+
+    `samples`: per evaluation, for files that do not say.
 
     Raises:
-        FileError: something cannot be read, or has no evaluation at compute 0.
+        FileError: something cannot be read, has no evaluation at compute 0, or the units of compute differ.
     """
     found: list[_Found] = []
-    notes: list[str] = []
+    guessed: dict[str, list[str]] = {}
     for word in words:
         name, equals, rest = word.partition("=")
         arm, path = (name, Path(rest)) if equals and not Path(word).exists() else ("", Path(word))
-        found += _read(arm, path, axis, samples, notes)
+        found += _read(arm, path, axis, samples, guessed)
+    units = dict.fromkeys(f.unit for f in found)
+    if len(units) > 1:
+        raise FileError(
+            f"compare: compute is in {' and in '.join(units)}; give runs with the same unit (--axis for ours)"
+        )
     end = max(f.curve.end for f in found)
     arms: dict[str, list[Run]] = {}
     for one in found:
         runs = arms.setdefault(one.arm, [])
         runs.append(_run(one, len(runs) + 1, end, grid))
-    return [Arm(name, name, tuple(runs)) for name, runs in arms.items()], notes
+    notes = [f"{names[0] if len(names) == 1 else f'{len(names)} files'}: {note}" for note, names in guessed.items()]
+    return [Arm(name, name, tuple(runs)) for name, runs in arms.items()], next(iter(units)), notes
 
 
-def _read(arm: str, path: Path, axis: Axis, samples: int, notes: list[str]) -> list[_Found]:
+def _read(arm: str, path: Path, axis: Axis, samples: int, guessed: dict[str, list[str]]) -> list[_Found]:
     if path.is_dir() and (path / "results.json").exists():
         path = path / "results.json"
     if path.name == "results.json":
         return _results(arm, path)
     if path.is_dir() and RunDir(path).evals.exists():
         try:
-            return [_Found(arm or path.name, read_curve(path, axis), root=path)]
+            return [_Found(arm or path.name, read_curve(path, axis), axis, root=path)]
         except ValueError as error:
             raise FileError(str(error)) from None
     given = read_given(path)
-    notes += [f"{given.name}: {note}" for note in given.notes]
-    return [_Found(arm or given.name, _curve(given, samples))]
+    for note in given.notes:
+        guessed.setdefault(note, []).append(given.name)
+    return [_Found(arm or given.name, _curve(given, samples), given.unit)]
 
 
 def _results(arm: str, path: Path) -> list[_Found]:
     try:
-        runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
+        document = json.loads(path.read_text(encoding="utf-8"))
         return [
             _Found(
                 arm or row["variant"],
                 Curve(tuple(row["compute"]), tuple(row["pass_rate"]), row["r0"], row["samples"]),
+                document["axis"],
                 extra=row,
             )
-            for row in runs
+            for row in document["runs"]
         ]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise FileError(f"{path}: is not what `scalerl loo` or `scalerl repeat` writes ({error})") from None
@@ -97,8 +109,8 @@ def _run(one: _Found, seed: int, end: float, grid: Grid) -> Run:
         seed=seed,
         fitted=FittedCurve(one.curve, end, grid),
         final=one.curve.pass_rate[-1],
-        steps=int(extra.get("steps", 0)),
-        completions=int(extra.get("completions", 0)),
-        device_seconds=float(extra.get("device_seconds", float("nan"))),
-        minutes=float(extra.get("minutes", float("nan"))),
+        steps=int(extra.get("steps", one.curve.end if one.unit == "steps" else 0)),
+        completions=extra.get("completions", math.nan),
+        device_seconds=float(extra.get("device_seconds", math.nan)),
+        minutes=float(extra.get("minutes", math.nan)),
     )

@@ -32,7 +32,7 @@ def compared(
     """Read, compare, print and, with `out`, write. FileError where what was given is wrong."""
     chosen = _axis(axis, paper_grid)
     grid = PAPER if paper_grid else replace(RELATIVE, cut=drop)
-    arms, guessed = read_arms(words, chosen, grid, samples)
+    arms, unit, guessed = read_arms(words, chosen, grid, samples)
     names = [arm.name for arm in arms]
     first = reference or names[0]
     if first not in names:
@@ -41,8 +41,8 @@ def compared(
         raise FileError(f"compare: only one arm ({names[0]}); give at least two runs, or name them apart with NAME=RUN")
     found = compare(arms, first, margin)
     r0 = [run.fitted.curve.r0 for arm in arms for run in arm.runs]
-    text, notes = table.comparison(found), [*table.comparison_notes(found, chosen, grid, r0), *guessed]
-    written = _write(out, found, arms, first, chosen, text, notes) if out else []
+    text, notes = table.comparison(found), [*table.comparison_notes(found, unit, grid, r0), *guessed]
+    written = _write(out, found, arms, first, unit, text, notes) if out else []
     if as_json:
         print(json.dumps(plain(asdict(found)), indent=1))
         return
@@ -63,7 +63,7 @@ def _axis(axis: str, paper_grid: bool) -> Axis:
 
 
 def _write(
-    out: Path, found: Comparison, arms: Sequence[Arm], reference: str, axis: Axis, text: str, notes: Sequence[str]
+    out: Path, found: Comparison, arms: Sequence[Arm], reference: str, unit: str, text: str, notes: Sequence[str]
 ) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     sheet, numbers = out / "table.md", out / "compare.json"
@@ -72,5 +72,5 @@ def _write(
     write_atomic(numbers, json.dumps(plain(asdict(found)), indent=1) + "\n")
     free, common = panels(found, arms)
     place = next((i for i, row in enumerate(r for r in found.rows if r.runs) if row.name == reference), 0)
-    drawn = plots.draw(free, common, place, axis, out)
+    drawn = plots.draw(free, common, place, f"compute, {unit}", out)
     return [sheet, numbers, *forest(found, out / "compare"), *drawn]

@@ -78,7 +78,7 @@ def _panel(axes: Axes, fitted: Fitted, target: float | None) -> None:
     if target is not None:
         axes.axhline(target, color=light("good"), lw=0.9, ls=(0, (1, 3)))
         axes.annotate(
-            f"target {target:g}", (0.99, target), (0, 3), xycoords=("axes fraction", "data"), ha="right",
+            f"target {target:g}", (0.01, target), (0, -10), xycoords=("axes fraction", "data"),
             textcoords="offset points", color=light("good"), fontsize=8,
         )  # fmt: skip
     axes.set_title(given.name)
@@ -86,4 +86,4 @@ def _panel(axes: Axes, fitted: Fitted, target: float | None) -> None:
     axes.set_ylabel("pass rate")
     axes.set_xlim(left=0)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
-    axes.legend(loc="lower right", frameon=False, fontsize=8)
+    axes.legend(loc="best", frameon=False, fontsize=8)

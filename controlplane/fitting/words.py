@@ -70,7 +70,9 @@ def _forecast(fitted: Fitted) -> list[str]:
         near = np.abs(fitted.given.compute - compute) <= 0.07 * compute
         came = fitted.given.rate[near & (fitted.given.compute > last)]
         found.append(line + (f"; came {came.mean():.3f}" if len(came) else ""))
-    return found + ([f"  REFUSED, a bound only: {p.reason}"] if p.reason else [])
+    if p.reason:  # the verdict says why, where there is one
+        found.append("  refused: this is a bound only" + ("" if fitted.economics else f". {p.reason}"))
+    return found
 
 
 def _worth(worth: Economics, unit: str, now: datetime | None) -> list[str]:

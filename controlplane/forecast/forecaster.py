@@ -134,7 +134,8 @@ class Forecaster:
             return Forecast(horizon, spread_normals(mean, sd, self._count), mean, sd, False, None, ratio)
         draws = self._posterior_draws()
         values = np.array([draws.at(log(c)) for c in horizon])
-        low, high = np.quantile(values, [0.1, 0.9], axis=1)
+        p = Forecast(horizon, values, values.mean(axis=1), values.std(axis=1), False, None, ratio)
+        low, high = p.quantile(0.1), p.quantile(0.9)
         widest = int(np.argmax(high - low))
         sd_a, width = float(draws.asymptote().std()), float((high - low)[widest])
         why = refusal(len(self._points), width, sd_a, float(ratio.max()), draws.reliable)
@@ -142,22 +143,24 @@ class Forecaster:
             f"{why[0].upper()}{why[1:]}; with 80 % probability the pass rate at compute "
             f"{horizon[widest]:g} lies between {low[widest]:.2f} and {high[widest]:.2f}."
         )
-        return Forecast(horizon, values, values.mean(axis=1), values.std(axis=1), reason is not None, reason, ratio)
+        return p if reason is None else p.refuse(reason)
 
-    def covers(self, compute: float, pass_rate: float, level: float = 0.8) -> bool | None:
-        """Whether an evaluation at `compute`, not yet observed, falls inside its calibrated interval; None while refused.
+    def covers(self, compute: float, pass_rate: float, levels: Sequence[float] = (0.8, 0.95)) -> dict[float, bool]:
+        """Whether an evaluation at `compute`, not yet observed, falls inside its calibrated intervals; empty while refused.
 
         The interval of the mean is widened by the noise of one evaluation, taken to be that of the last point.
         """
         p = self.forecast([compute])
         if p.refused:
-            return None
-        middle, (low, high) = float(p.quantile(0.5)[0]), p.interval(level)
-        noise = NormalDist().inv_cdf((1.0 + level) / 2.0) * math.sqrt(
-            float(condense(self._points, self._changes)[2][-1])
-        )
-        below, above = math.hypot(middle - float(low[0]), noise), math.hypot(float(high[0]) - middle, noise)
-        return bool(middle - below <= pass_rate <= middle + above)
+            return {}
+        middle, noise = float(p.quantile(0.5)[0]), math.sqrt(float(condense(self._points, self._changes)[2][-1]))
+        inside = {}
+        for level in levels:
+            (low,), (high,) = p.interval(level)
+            z = NormalDist().inv_cdf((1.0 + level) / 2.0)
+            below, above = math.hypot(middle - low, z * noise), math.hypot(high - middle, z * noise)
+            inside[level] = bool(middle - below <= pass_rate <= middle + above)
+        return inside
 
     def parameters(self) -> Parameters:
         """Posterior of A, B, C_mid and R0; B and C_mid spread (in log) over their grid cell. NaN where a point fit has none."""

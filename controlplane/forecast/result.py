@@ -1,6 +1,8 @@
 """What the forecaster hands out: posterior draws with the summaries people ask for."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -31,7 +33,12 @@ class Distribution:
 
     def quantile(self, q: float) -> float:
         """The smallest drawn value with at least a share `q` of the draws at or below it."""
-        return float(np.quantile(self.values, _share(q), method="inverted_cdf"))
+        place = math.ceil(_share(q) * len(self.values) - 1e-9) - 1
+        return float(self._ordered[max(place, 0)])
+
+    @cached_property
+    def _ordered(self) -> Array:
+        return np.sort(self.values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,12 +58,28 @@ class Forecast:
     """Target compute over last observed compute, (H,)."""
 
     def quantile(self, q: float) -> Array:
-        """Posterior quantile at every horizon, (H,), as the model says it."""
-        return np.asarray(np.quantile(self.draws, _share(q), axis=1))
+        """Posterior quantile at every horizon, (H,), as the model says it; linear between neighbouring draws."""
+        rows = self._ordered
+        place = _share(q) * (rows.shape[1] - 1)
+        low = int(place)
+        high = min(low + 1, rows.shape[1] - 1)
+        value: Array = rows[:, low] + (place - low) * (rows[:, high] - rows[:, low])
+        return value
+
+    @cached_property
+    def _ordered(self) -> Array:
+        """Sorted once: every quantile of every horizon is asked for several times."""
+        return np.sort(self.draws, axis=1)
+
+    def refuse(self, reason: str) -> "Forecast":
+        """The same numbers as a bound."""
+        bound = replace(self, refused=True, reason=reason)
+        bound.__dict__["_ordered"] = self._ordered
+        return bound
 
     def interval(self, level: float = 0.8) -> tuple[Array, Array]:
         """Calibrated (lower, upper), (H,) each, for level 0.8, 0.9 or 0.95: conformal factors on the 80 % half-widths."""
-        low, middle, high = np.quantile(self.draws, [0.1, 0.5, 0.9], axis=1)
+        low, middle, high = map(self.quantile, (0.1, 0.5, 0.9))
         k = factor(level, self.stretch)
         return np.clip(middle - k * (middle - low), 0.0, 1.0), np.clip(middle + k * (high - middle), 0.0, 1.0)
 

@@ -31,7 +31,8 @@ class Run:
     final: float
     """Last held-out pass rate."""
     steps: int
-    completions: int
+    completions: float
+    """NaN where only the curve is known; so are the next two."""
     device_seconds: float
     minutes: float
 

@@ -37,5 +37,5 @@ def write_results(path: Path, arms: dict[str, float], runs: int = 2) -> Path:
                     "samples": 1024, "steps": 100, "completions": 6400, "device_seconds": 600.0, "minutes": 12.0,
                 }
             )  # fmt: skip
-    path.write_text(json.dumps({"runs": rows}))
+    path.write_text(json.dumps({"axis": "steps", "runs": rows}))
     return path

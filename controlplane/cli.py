@@ -19,6 +19,7 @@ from controlplane.contract.rundir import RunDir
 from controlplane.contract.yamlfile import FileError
 from controlplane.fitting.command import backtest, compare, fit
 from controlplane.hindsight.command import replay
+from controlplane.hints import Hints
 from controlplane.journal import JournalError, journal_of
 from controlplane.logbook import log, replay_journal
 from controlplane.loop import LEASE_SECONDS, ControlError, Controller
@@ -63,6 +64,9 @@ def control(
         float,
         typer.Option(min=0, help="Seconds between two records of every metric in RUN/controller/metrics.db; 0: none."),
     ] = 15.0,
+    hints: Annotated[
+        int, typer.Option(min=0, help="Port on loopback at which Alertmanager may ask for an early look; 0: none.")
+    ] = 0,
     journal: Annotated[
         str,
         typer.Option(
@@ -108,11 +112,14 @@ def control(
         controller.watched_by(notifier)
     logging.getLogger("controller").info("looks at %s every %g s; journal in %s", run, interval, kept.name)
     recorder = Recorder(rundir, record) if record else None
+    hinted = Hints(hints) if hints else None
     try:
         if recorder:
             recorder.start()
-        controller.run(interval, stop, port)
+        controller.run(interval, stop, port, hinted.pause if hinted else threading.Event.wait)
     finally:
+        if hinted:
+            hinted.close()
         if recorder:
             recorder.stop()
         kept.close()

@@ -144,8 +144,16 @@ class Controller:
         if self._telemetry is not None:
             self._telemetry.told(channel, result)
 
-    def run(self, interval: float, stop: threading.Event, port: int | None = None) -> None:
+    def run(
+        self,
+        interval: float,
+        stop: threading.Event,
+        port: int | None = None,
+        pause: Callable[[threading.Event, float], object] = threading.Event.wait,
+    ) -> None:
         """Look every `interval` seconds until `stop` is set or the trainer has ended; metrics on `port` while leading.
+
+        `pause` waits for `stop` or so many seconds, or shorter if it knows of a reason.
 
         A controller that loses its lease, or cannot write its journal, does nothing from that moment on but try to take
         the lease again; when it gets it, it carries on from the journal.
@@ -170,7 +178,7 @@ class Controller:
                 told = decision.reason
             if (observed := self._post.observed()[0]) is not None and observed.finished:
                 break
-            stop.wait(max(0.0, interval - (time.monotonic() - started)))
+            pause(stop, max(0.0, interval - (time.monotonic() - started)))
         self._end("asked to stop" if stop.is_set() else "the run has ended")
 
     def _end(self, reason: str) -> None:

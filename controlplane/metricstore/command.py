@@ -6,9 +6,11 @@ from typing import Annotated
 
 import typer
 
+from controlplane.contract.metrics import SAMPLES
 from controlplane.contract.rundir import RunDir
 from controlplane.contract.yamlfile import FileError
 from controlplane.metricstore.openmetrics import openmetrics
+from controlplane.metricstore.sketch import growth, sketch
 from controlplane.metricstore.store import MetricStore, StoreError
 
 app = typer.Typer(help="Metrics that the controller has recorded itself.", no_args_is_help=True, rich_markup_mode=None)
@@ -17,14 +19,30 @@ RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory,
 
 
 @app.command("show")
-def show(run: RunArgument) -> None:
-    """Say what is recorded of a run: time span, series, size on disk."""
+def show(
+    run: RunArgument,
+    metric: Annotated[str, typer.Argument(help="A metric name (scalerl metrics show RUN without it lists them).")] = "",
+    hours: Annotated[float, typer.Option(min=0.01, help="How far back from the newest reading.")] = 24.0,
+) -> None:
+    """Say what is recorded of a run; or draw one metric over time, a line per series. Counters are drawn as growth per second."""
     store = _open(run)
     span = store.span()
-    typer.echo(f"{store.path}: {len(store.series())} series, {store.size / 1e6:.1f} MB")
-    typer.echo(
-        f"{(span[1] - span[0]) / 3600:.2f} hours, unix {span[0]:.0f} to {span[1]:.0f}" if span else "no scrape yet"
-    )
+    if span is None:
+        raise FileError(f"{store.path} has no scrape yet")
+    if not metric:
+        typer.echo(
+            f"{store.path}: {len(store.series())} series, {store.size / 1e6:.1f} MB, {(span[1] - span[0]) / 3600:.2f} hours"
+        )
+        typer.echo("\n".join(sorted({series.partition("{")[0] for series in store.series()})))
+        return
+    found = store.series(metric)
+    if not found:
+        raise FileError(f"{store.path}: no metric {metric!r}; `scalerl metrics show {run}` lists those that there are")
+    for series in found:
+        times, values = store.read(series, span[1] - 3600 * hours)
+        if metric in SAMPLES and SAMPLES[metric].kind in ("counter", "histogram"):
+            times, values = growth(times, values)
+        typer.echo(f"{sketch(times, values)}  {series}")
 
 
 @app.command("export")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from controlplane.agent.exporter import Exporter, trainer_metrics
 from controlplane.agent.exposition import Store
-from controlplane.contract.metrics import GPU
+from controlplane.contract.metrics import CONTROLLER, GPU
 from controlplane.contract.reports import EvalReport
 from controlplane.contract.rundir import RunDir
 from controlplane.decide import Evaluator
@@ -35,14 +35,25 @@ def test_trainer_and_controller_of_a_run_under_the_largest_shipped_policy(tmp_pa
     trainer = parse(page.text(), None)
     assert len(trainer) <= 200
 
-    policy = load("guard")
-    evaluator, telemetry = Evaluator(policy), Telemetry(RunDir(tmp_path), policy, "hash", "run")
+    controller = controller_page("guard", tmp_path)
+    assert len(trainer) + len(controller) <= 350
+    assert len(GPU) == 6
+    assert all(set(metric.labels) == {"node", "gpu", "role"} for metric in GPU)
+
+
+def test_every_metric_of_the_controller_is_really_set(tmp_path: Path) -> None:
+    pages = [controller_page(policy, tmp_path) for policy in ("guard", "lecture")]
+    names = {series.partition("{")[0] for page in pages for series in page}
+    assert {metric.name for metric in CONTROLLER if not set(metric.samples) & names} == set()
+
+
+def controller_page(name: str, folder: Path) -> dict[str, float]:
+    """What the controller exports after 200 steps of a simulated run."""
+    policy = load(name)
+    evaluator, telemetry = Evaluator(policy), Telemetry(RunDir(folder), policy, "hash", "run")
     run = FastRun(Course.draw(3, steps=400))
     while run.step < 200 and (looks := run.advance()):
         for look in looks:
             telemetry.record(look, *evaluator.look(look), evaluator.standing, 0.01)
-    controller = parse(telemetry._store.text(), None)
     telemetry.close()
-    assert len(trainer) + len(controller) <= 350
-    assert len(GPU) == 6
-    assert all(set(metric.labels) == {"node", "gpu", "role"} for metric in GPU)
+    return parse(telemetry._store.text(), None)

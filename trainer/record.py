@@ -86,6 +86,7 @@ def step_line(report: StepReport, epoch: int, time: float, process: float) -> di
         "n": n,
         "loss": report.loss,
         "grad_norm": report.grad_norm,
+        "noise_scale_prompts": report.noise_scale_prompts,
         "lr": report.lr,
         "lr_scale": report.tunables["lr_scale"],
         "truncated": rollouts.truncated / n,

@@ -75,6 +75,7 @@ class Exporter:
         store = self._store
         store.set("rl_trainer_loss", report.loss, component="total")
         store.set("rl_trainer_grad_norm", report.grad_norm)
+        store.set("rl_trainer_gradient_noise_scale_prompts", report.noise_scale_prompts)
         store.inc("rl_trainer_grad_clipped_steps_total", report.grad_clipped)
         if report.skipped:
             store.inc("rl_trainer_skipped_steps_total", reason=report.skipped)

@@ -101,6 +101,7 @@ TRAINER: tuple[Metric, ...] = (
     _metric("rl_trainer_nonfinite_total", "counter", "Steps with a NaN or infinite value, by quantity.", quantity=QUANTITIES),
     _metric("rl_trainer_skipped_steps_total", "counter", "Steps whose update was not applied, by reason.", reason=("nonfinite", "no_signal")),
     _metric("rl_trainer_grad_norm", "gauge", "Global gradient norm before clipping; NaN in a step without an update."),
+    _metric("rl_trainer_gradient_noise_scale_prompts", "gauge", "Gradient noise scale over the last 50 steps, in prompts with signal: batches far below it are mostly noise.", "prompts"),
     _metric("rl_trainer_grad_clipped_steps_total", "counter", "Steps whose gradient was clipped."),
     _metric("rl_trainer_entropy_nats", "gauge", "Mean token entropy of the policy.", "nats"),
     _metric("rl_trainer_sampler_mismatch_kl_nats", "gauge", "Mean per-token KL between sampler and learner, staleness included.", "nats", estimator=("k3",)),

@@ -72,6 +72,8 @@ class StepReport:
     """Share of generated tokens that carry no loss because they were forced."""
     effective_sample_ratio: float = nan
     advantage_std: float = nan
+    noise_scale_prompts: float = nan
+    """Gradient noise scale, in prompts with signal: batches far below it are mostly noise."""
     trained_tokens: int = 0
     lr: float = nan
     tunables: Mapping[str, float] = field(default_factory=dict)

@@ -12,7 +12,9 @@ import torch
 
 from tests.trainer.learn_cases import TUNABLES, reference, scored
 from trainer.learn import fp32_head
+from trainer.learn.batch import assemble
 from trainer.learn.learner import PlainLearner, schedule
+from trainer.learn.noise_scale import FEWEST
 from trainer.model import make_tiny
 from trainer.settings import Loss, OptimizerSpec, Precision, TinyModel
 from trainer.types import ScoredGroup
@@ -93,6 +95,23 @@ def test_every_loss_is_measured_alike_and_equals_the_reference(model: Any, kind:
     assert result.mismatch_kl == pytest.approx(sum(r - 1 - math.log(r) for r in ratios) / 5, rel=1e-3)
     squares = sum(r * r for r in ratios)
     assert result.effective_sample_ratio == pytest.approx(sum(ratios) ** 2 / 5 / squares, rel=1e-4)
+
+
+def test_halves_of_a_batch_are_whole_prompts_and_their_gradients_give_the_noise_scale(model: Any) -> None:
+    groups = [scored([1.0, -1.0], [3, 5], ordinal=n) for n in range(5)]
+    assembled = assemble(groups, Loss(), torch.device("cpu"))
+    assert assembled is not None
+    (one, first), (other, second) = assembled[0].halves()
+    assert (first, second) == (3, 2)
+    assert not set(one.group.tolist()) & set(other.group.tolist())
+    assert sorted(one.group.tolist() + other.group.tolist()) == sorted(assembled[0].group.tolist())
+    learner = PlainLearner(model, OptimizerSpec(lr=1e-30))
+    results = [learner.step(n + 1, groups, TUNABLES) for n in range(FEWEST)]
+    assert math.isnan(results[-2].noise_scale_prompts)
+    assert results[-1].noise_scale_prompts > 0
+    single = PlainLearner(model, OptimizerSpec(lr=1e-30))
+    single.step(1, groups[:1], TUNABLES)
+    assert not single._noise_scale._noise
 
 
 def test_prompts_are_shared_without_a_trace(model: Any) -> None:

@@ -32,6 +32,8 @@ class LearnResult:
     """Effective sample size of the importance ratios over their number."""
     advantage_std: float = math.nan
     """Standard deviation of the centred rewards over the effective batch, before any normalisation."""
+    noise_scale_prompts: float = math.nan
+    """Gradient noise scale over the last steps, in prompts with signal (noise_scale.py)."""
     trained_tokens: int = 0
 
 

@@ -42,6 +42,16 @@ class Batch:
     temperature: Tensor
     """[N]"""
 
+    def halves(self) -> tuple[tuple["Batch", int], ...]:
+        """Every other prompt, and the rest, each with its number of prompts; the batch as it is where there is only one."""
+        present, rank = torch.unique(self.group, return_inverse=True)
+        if len(present) < 2:
+            return ((self, len(present)),)
+        return tuple((self._rows(rank % 2 == odd), (len(present) + 1 - odd) // 2) for odd in (0, 1))
+
+    def _rows(self, which: Tensor | slice) -> "Batch":
+        return Batch(**{part.name: getattr(self, part.name)[which] for part in fields(self)})
+
     def micro_batches(self, budget: int) -> Iterator["Batch"]:
         """Slices of similar lengths, at most `budget` tokens each, padding included (one sequence at least)."""
         lengths = self.length.tolist()

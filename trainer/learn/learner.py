@@ -18,6 +18,7 @@ from trainer.learn.batch import Batch, assemble
 from trainer.learn.forward import Forward
 from trainer.learn.fp32_head import forbid_tf32, require_float32
 from trainer.learn.loss import Objective, Tokens, objective
+from trainer.learn.noise_scale import NoiseScale
 from trainer.learn.statistics import ratio_stats
 from trainer.model import Model
 from trainer.settings import Loss, OptimizerSpec, Precision
@@ -66,6 +67,7 @@ class PlainLearner:
         self._float32_head = precision.learner_head == "float32"
         self._forward = Forward(self.model, precision, spec.compile)
         self._device = next(self.model.parameters()).device
+        self._noise_scale = NoiseScale()
         self._optimizer = torch.optim.AdamW(
             self.model.parameters(),
             lr=0.0,
@@ -121,6 +123,7 @@ class PlainLearner:
             clipped_low_ratio=float(done.low.float().mean()),
             effective_sample_ratio=stats.effective_sample_ratio,
             advantage_std=std,
+            noise_scale_prompts=self._noise_scale.prompts,
             trained_tokens=0 if skip else len(done.logp),
         )
 
@@ -134,6 +137,11 @@ class PlainLearner:
         self._optimizer.load_state_dict(state["optimizer"])
         self.base_lr = state["base_lr"]
 
+    def _gradients(self) -> list[Tensor]:
+        """Of all parameters, in one order; a parameter that has none yet has a zero one."""
+        parameters = (p for p in self.model.parameters() if p.requires_grad)
+        return [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+
     def _write_lr(self, step: int, lr_scale: float) -> float:
         """The only place that writes a learning rate."""
         lr = schedule(self.base_lr, step, self._spec.warmup_steps) * lr_scale
@@ -143,15 +151,21 @@ class PlainLearner:
 
     def _accumulate(self, batch: Batch, term_of: Objective) -> _Pass:
         """Forward and backward through all micro-batches."""
-        parts = []
-        for micro in batch.micro_batches(self._spec.tokens_per_micro_batch):
-            logp, entropy = self._forward(micro)
-            sequence = micro.carries.nonzero()[:, 0]
-            behaviour = micro.behaviour[micro.carries]
-            terms = term_of(Tokens(logp, behaviour, micro.advantage[sequence], sequence, len(micro.length)))
-            loss = -(micro.weight[sequence] * terms.value).sum()
-            loss.backward()  # type: ignore[no-untyped-call]
-            parts.append((loss.detach().view(1), logp.detach(), behaviour, entropy, terms.high, terms.low))
+        halves = batch.halves()
+        parts: list[tuple[Tensor, ...]] = []
+        for half, _ in halves:
+            if parts:
+                self._noise_scale.half_way(self._gradients())
+            for micro in half.micro_batches(self._spec.tokens_per_micro_batch):
+                logp, entropy = self._forward(micro)
+                sequence = micro.carries.nonzero()[:, 0]
+                behaviour = micro.behaviour[micro.carries]
+                terms = term_of(Tokens(logp, behaviour, micro.advantage[sequence], sequence, len(micro.length)))
+                loss = -(micro.weight[sequence] * terms.value).sum()
+                loss.backward()  # type: ignore[no-untyped-call]
+                parts.append((loss.detach().view(1), logp.detach(), behaviour, entropy, terms.high, terms.low))
+        if len(halves) == 2:
+            self._noise_scale.end(self._gradients(), halves[0][1], halves[1][1])
         loss, *columns = (torch.cat(column) for column in zip(*parts, strict=True))
         return _Pass(loss.sum(), *columns)
 

@@ -322,3 +322,57 @@ def test_quantiles_are_monotone_pass_rates_whatever_the_points(
     advice = f.advice(target=0.5)
     assert 0.0 <= advice.probability <= 1.0
     assert not np.isnan(advice.compute_to_target.values).any()
+
+
+def test_three_points_are_a_bound_and_not_a_forecast() -> None:
+    f = run(Forecaster(BUDGET), *noisy(3, 30.0), None)
+    p = f.forecast([BUDGET])
+    assert p.refused
+    assert "3 of the 8" in str(p.reason)
+    assert np.all((p.draws >= 0.0) & (p.draws <= 1.0))
+
+
+def test_a_hundred_thousand_points_give_what_a_hundred_good_ones_give() -> None:
+    rng = np.random.default_rng(3)
+    c = np.linspace(1e-3, 60.0, 100_000)
+    many, few = Forecaster(BUDGET), Forecaster(BUDGET)
+    for ci, yi in zip(c, np.clip(law(c) + 0.1 * rng.normal(size=len(c)), 0.0, 1.0), strict=True):
+        many.observe(float(ci), float(yi), 0.01)
+    for ci in np.linspace(0.3, 60.0, 98):
+        few.observe(float(ci), float(law(np.array([ci]))[0]), 0.01 / 1024)
+    one, other = many.forecast([BUDGET]), few.forecast([BUDGET])
+    assert one.mean[0] == pytest.approx(other.mean[0], abs=0.01)
+    assert one.sd[0] < 0.01
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.0])
+def test_rates_of_exactly_0_or_1_do_not_look_certain_when_the_samples_are_known(rate: float) -> None:
+    f = Forecaster(BUDGET)
+    for c in np.linspace(0.0, 40.0, 12):
+        f.observe(float(c), rate, samples=64)
+    p = f.forecast([BUDGET])
+    low, high = p.interval(0.95)
+    assert high[0] - low[0] > 0.02
+    assert low[0] - 0.02 <= rate <= high[0] + 0.02
+
+
+def test_repeated_compute_counts_as_more_of_the_same_evaluation() -> None:
+    once, twice = Forecaster(BUDGET), Forecaster(BUDGET)
+    for c, y in zip(*noisy(20, 60.0), strict=True):
+        once.observe(float(c), float(y), 0.5e-4)
+        for _ in range(2):
+            twice.observe(float(c), float(y), 1e-4)
+    assert twice.forecast([BUDGET]).mean[0] == pytest.approx(once.forecast([BUDGET]).mean[0], abs=0.01)
+
+
+def test_where_the_posterior_is_narrow_it_is_looked_at_more_closely() -> None:
+    c, y = noisy(50, 60.0, seed=5)
+    fine = run(Forecaster(BUDGET, grid=(96, 192)), c, y)
+    usual = run(Forecaster(BUDGET), c, y)
+    for q in (0.1, 0.5, 0.9):
+        assert usual.parameters().A.quantile(q) == pytest.approx(fine.parameters().A.quantile(q), abs=0.01)
+        assert usual.forecast([BUDGET]).quantile(q)[0] == pytest.approx(
+            fine.forecast([BUDGET]).quantile(q)[0], abs=0.005
+        )
+    nodes = np.unique(usual._posterior_draws().b)
+    assert np.diff(np.log(nodes)).min() < 0.6 * usual._grid.step_b

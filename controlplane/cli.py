@@ -27,6 +27,7 @@ from controlplane.metricstore import Recorder
 from controlplane.metricstore.command import app as metrics_app
 from controlplane.notify import notifier_of
 from controlplane.policy import Autonomy, find, parse
+from controlplane.policytools.command import app as policy_app
 from controlplane.post import command as post_command
 from controlplane.prometheus.command import app as prometheus_app
 from controlplane.sources import MetricSource, PrometheusSource, ScrapeSource
@@ -198,25 +199,7 @@ app.command()(backtest)
 app.add_typer(metrics_app, name="metrics")
 app.add_typer(prometheus_app, name="prometheus")
 
-policy_app = typer.Typer(help="Check and show policies.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(policy_app, name="policy")
-
-
-@policy_app.command("check")
-def policy_check(policy: Annotated[str, typer.Argument(help="Policy file, or the name of a shipped policy.")]) -> None:
-    """Check a policy; prints one line and exits with 2 if anything is wrong with it."""
-    name, text = find(policy)
-    checked = parse(text, name)
-    may = ", ".join(f"{family.value}: {level.name}" for family, level in checked.autonomy.items()) or "observe only"
-    typer.echo(f"{name}: fine. {len(checked.detectors)} detectors, {len(checked.rules)} rules; {may}")
-
-
-@policy_app.command("show")
-def policy_show(
-    policy: Annotated[str, typer.Argument(help="Name of a shipped policy, or a file.")] = "observe",
-) -> None:
-    """Print a shipped policy, to start your own from."""
-    typer.echo(find(policy)[1], nl=False)
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from controlplane.agent import read_key
 from controlplane.contract.documents import Desired, Observed
 from controlplane.contract.rundir import RunDir
-from controlplane.decide import Decision, Evaluator, Judgement, Kind
+from controlplane.decide import Decision, Evaluator, Judgement, Kind, unsupported
 from controlplane.detect import SERIES
 from controlplane.journal import EntryKind, Journal, JournalError, LeaseLostError
 from controlplane.policy import Policy
@@ -109,6 +109,8 @@ class Controller:
         }
         self._journal.append([(EntryKind.start, body)], self._clock())
         log.info("epoch %d, policy %s (%s), %s", self._epoch, self._policy.name, self.policy_hash, self._autonomy())
+        for sentence in unsupported(self._policy, observed) if observed else ():
+            log.warning("%s; a person is advised instead", sentence)
         if unanswered is not None:
             self._publish(*unanswered)
 

@@ -80,11 +80,13 @@ class Evaluator:
         self._close_lost(snapshot)
         for name, config in self._stalls.items():
             self._panel.findings[name] = self._stalled(config, snapshot)
+        self._panel.see_breaches(self.standing.progress)
         return Judgement(
             step=self._step,
             branch=self.standing.branch,
             findings=dict(self._panel.findings),
             since_breach=self._panel.since_breach(self.standing.progress),
+            since_began=self._panel.since_began(self.standing.progress),
             stale=stale,
             blind_seconds=snapshot.at - self._seen_at,
             forecast=self._outlook.view,

@@ -46,6 +46,8 @@ class Judgement:
     findings: Mapping[str, Finding]
     since_breach: Mapping[str, int]
     """Detector -> steps since it was last in alarm on this branch; those that never were are missing."""
+    since_began: Mapping[str, int] = field(default_factory=dict)
+    """Detector -> steps since its newest alarm began."""
     stale: str = ""
     """One sentence when the data are missing or too old to act on."""
     blind_seconds: float = 0.0

@@ -8,6 +8,8 @@ from controlplane.policy.models import Policy
 
 _PATIENCE = 8
 """Looks in a row with a finished step in which a signal may be missing: several steps may share one batch of completions."""
+_FLICKER = 10
+"""Steps without a breach that do not yet end an alarm."""
 _RARE = frozenset({MISS_PROBABILITY})
 
 
@@ -19,6 +21,7 @@ class Panel:
         self._detectors: dict[str, tuple[str, Detector]] = {}
         self._missing: dict[str, int] = {}
         self._breached_at: dict[str, int] = {}
+        self._began_at: dict[str, int] = {}
         self._rare = set(_RARE)
         for name, config in policy.detectors.items():
             source = source_of(config)
@@ -55,13 +58,23 @@ class Panel:
             detector.rewind(step)
             self.findings[name] = Finding(Outcome.inconclusive, detail="starts again after a restore")
         self._breached_at.clear()
+        self._began_at.clear()
 
-    def since_breach(self, progress: int) -> dict[str, int]:
-        """Detector -> steps since it was last in alarm; call once per look."""
+    def see_breaches(self, progress: int) -> None:
+        """Note which detectors are in alarm; once per look. Alarms that stop for a few steps only are one alarm."""
         for name, finding in self.findings.items():
             if finding.outcome is Outcome.breach:
+                if progress - self._breached_at.get(name, -_FLICKER - 1) > _FLICKER:
+                    self._began_at[name] = progress
                 self._breached_at[name] = progress
+
+    def since_breach(self, progress: int) -> dict[str, int]:
+        """Detector -> steps since it was last in alarm."""
         return {name: progress - at for name, at in self._breached_at.items()}
+
+    def since_began(self, progress: int) -> dict[str, int]:
+        """Detector -> steps since its newest alarm began."""
+        return {name: progress - at for name, at in self._began_at.items()}
 
 
 class Presence:

@@ -46,10 +46,13 @@ class Situation:
         return self.finding(detector).outcome is Outcome.breach
 
     def recent(self, rule: Rule) -> list[str]:
-        """Detectors of `any` that are or were in alarm not long ago."""
-        never = rule.when.within_steps + 1
-        since = self.judgement.since_breach
-        return [name for name in rule.when.any if since.get(name, never) <= rule.when.within_steps]
+        """Detectors of `any` that are or were in alarm not long ago, and whose alarm is new."""
+        when, since, began = rule.when, self.judgement.since_breach, self.judgement.since_began
+        return [
+            name
+            for name in when.any
+            if since.get(name, when.within_steps + 1) <= when.within_steps and began.get(name, 0) <= when.fresh_steps
+        ]
 
     def holds(self, rule: Rule) -> bool:
         """Whether the keys of a rule are all there."""

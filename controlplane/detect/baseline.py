@@ -8,7 +8,8 @@ from controlplane.detect.signals import Reading
 from controlplane.policy.signals import Kind
 
 _MAD_TO_SD = 1.4826  # of a normal distribution
-_REWIND = 256  # readings kept beyond the window, so that a rollback can go back without learning anew
+REWIND = 256
+"""Readings kept beyond a window, so that a rollback can go back without learning anew."""
 _LEVEL = 16  # readings that give the level: few enough to follow a run that learns
 _SCALE_FLOOR = 0.05  # a signal that barely moved so far must not make a small change look huge
 
@@ -18,7 +19,7 @@ class LaggedWindow:
 
     def __init__(self, size: int, lag: int) -> None:
         self._size, self._lag = size, lag
-        self._older: deque[tuple[int, float]] = deque(maxlen=_REWIND)
+        self._older: deque[tuple[int, float]] = deque(maxlen=REWIND)
         self._inside: deque[tuple[int, float]] = deque()
         self._newest: deque[tuple[int, float]] = deque()
         self.ordered: list[float] = []

@@ -25,12 +25,12 @@ class Figures:
     readings: int
     trials: int
 
-    def sentence(self) -> str:
-        """For people: "0.037 false alarms per 1,000 steps (heavy-tailed) ...; found in 6 steps (2 spreads) ..."."""
+    def sentence(self, unit: str = "steps") -> str:
+        """For people: "0.037 (heavy-tailed) ... false alarms per 1,000 steps; found in 6 (2 spreads) ... steps"."""
         least = 3000 / self.readings  # none in n readings: at most 3 / n with 95 % confidence
         alarms = [f"{_rate(rate, least)} ({name})" for name, rate in self.false_alarms.items()]
         found = [f"{_steps(steps)} ({name})" for name, steps in self.found.items()]
-        return f"{', '.join(alarms)} false alarms per 1,000 steps; found in {', '.join(found)} steps"
+        return f"{', '.join(alarms)} false alarms per 1,000 {unit}; found in {', '.join(found)} {unit}"
 
     @property
     def worst_rate(self) -> float:

@@ -2,9 +2,10 @@
 
 from collections import deque
 from dataclasses import replace
+from itertools import islice
 from math import inf, isfinite, nan, sqrt
 
-from controlplane.detect.baseline import Baseline
+from controlplane.detect.baseline import REWIND, Baseline
 from controlplane.detect.finding import Finding, Outcome
 from controlplane.detect.signals import Reading
 from controlplane.policy.detectors import RobustZ, Shortfall, Streak, Threshold, Trend
@@ -86,7 +87,8 @@ class TrendDetector(_Persistent):
     def __init__(self, config: Trend) -> None:
         super().__init__(config.consecutive, config.limit, below=config.below is not None)
         self._config = config
-        self._rows: deque[tuple[int, float]] = deque(maxlen=config.window)
+        # Kept beyond the window, so that a rollback can go back without learning anew.
+        self._rows: deque[tuple[int, float]] = deque(maxlen=config.window + REWIND)
 
     def update(self, reading: Reading) -> Finding:
         if not isfinite(reading.value):
@@ -94,7 +96,8 @@ class TrendDetector(_Persistent):
         self._rows.append((reading.step, reading.value))
         if len(self._rows) < self._config.window:
             return self._cannot(Outcome.inconclusive, "too few readings for a line")
-        now, slope, error = _line(self._rows)
+        window = islice(self._rows, len(self._rows) - self._config.window, None)
+        now, slope, error = _line(list(window))
         certain = abs(slope) > self._config.certainty * error
         ahead = now + slope * self._config.within_steps if certain else now
         towards = slope < 0 if self._below else slope > 0
@@ -107,7 +110,7 @@ class TrendDetector(_Persistent):
 
     def rewind(self, step: int) -> None:
         super().rewind(step)
-        self._rows = deque((row for row in self._rows if row[0] <= step), maxlen=self._config.window)
+        self._rows = deque((row for row in self._rows if row[0] <= step), maxlen=self._rows.maxlen)
 
 
 class StreakDetector:
@@ -145,7 +148,7 @@ class ShortfallDetector(_Persistent):
         return self._judge(reading.value, reading.step, f"misses the target with probability {reading.value:.2f}")
 
 
-def _line(rows: deque[tuple[int, float]]) -> tuple[float, float, float]:
+def _line(rows: list[tuple[int, float]]) -> tuple[float, float, float]:
     """(value on the line at the newest step, slope per step, its standard error); readings far off the line are clipped."""
     end = rows[-1][0]
     xs, ys = [step - end for step, _ in rows], [value for _, value in rows]

@@ -147,7 +147,7 @@ def _trend(config: Trend, readings: int, trials: int) -> Figures:
         return values
 
     alarms = {"flat at half the threshold": _false_alarms(config, None, flat, readings)}
-    found = {f"a climb that takes {s} steps": _delay(config, None, rising(s), trials) for s in (100, 200)}
+    found = {f"a climb that takes {s} steps": _delay(config, None, rising(s), trials, s) for s in (100, 200)}
     return Figures(alarms, found, readings, trials)
 
 
@@ -175,13 +175,17 @@ def _false_alarms(
 
 
 def _delay(
-    config: Config, spec: SignalSpec | None, values: Callable[[np.random.Generator, int], Array], trials: int
+    config: Config,
+    spec: SignalSpec | None,
+    values: Callable[[np.random.Generator, int], Array],
+    trials: int,
+    horizon: int = HORIZON,
 ) -> float:
-    """Median readings from the change to the alarm; infinite where fewer than half were found in `HORIZON`."""
+    """Median readings from the change to the alarm; infinite where fewer than half were found within `horizon`."""
     delays = []
     for trial in range(trials):
         detector, found = _fresh(config, spec), inf
-        for reading in _readings(config, values(np.random.default_rng((2, trial)), WARM + HORIZON)):
+        for reading in _readings(config, values(np.random.default_rng((2, trial)), WARM + horizon)):
             breach = detector.update(reading).outcome is Outcome.breach
             if breach and reading.step >= WARM:
                 found = reading.step - WARM + 1

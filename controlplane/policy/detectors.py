@@ -1,6 +1,6 @@
 """The detectors that a policy can name, with their settings. What they compute is in `controlplane.detect`.
 
-Each says how often it alarms for nothing and how soon it finds something; the line "Measured" is written by
+Each says how often it alarms for nothing and how soon it finds something; the line "Measured at its defaults" is written by
 `python bench/detectors.py --write` from the same figures that `scalerl policy explain` and docs/detectors.md show.
 """
 
@@ -37,6 +37,8 @@ class Cusum(Part):
 
     z = (value - level) / spread, clipped to +-3: the level is the median of 16 readings that ended `lag` readings ago, the
     spread the MAD of `window` earlier readings around their own level. S = max(0, S -+ z - k), alarm while S > h.
+
+    Measured at its defaults: 0.067 (heavy-tailed), fewer than 0.05 (normal), 0.2 (correlated) false alarms per 1,000 steps; found in 6 (2 spreads), 5 (4 spreads) steps.
     """
 
     kind: Literal["cusum"]
@@ -56,7 +58,10 @@ class Cusum(Part):
 
 
 class RobustZ(Part):
-    """Readings far above the recent median, several in a row: spikes that stay. The z of `cusum`."""
+    """Readings far above the recent median, several in a row: spikes that stay.
+
+    The z of `cusum`, without a forecast.
+    """
 
     kind: Literal["robust_z"]
     signal: SignalName
@@ -69,7 +74,10 @@ class RobustZ(Part):
 
 
 class Threshold(_OneSide):
-    """A fixed threshold with persistence: the numbers that people agreed on."""
+    """A fixed threshold with persistence: the numbers that people agreed on.
+
+    How often it alarms for nothing depends on how near to it a healthy run lives.
+    """
 
     kind: Literal["level"]
     signal: SignalName
@@ -83,7 +91,9 @@ class BernoulliCusum(Part):
     """Cumulative log-likelihood ratio of two proportions: a share that rises from `usual` to `bad`.
 
     S = max(0, S + n_eff (v ln(bad / usual) + (1 - v) ln((1 - bad) / (1 - usual)))), alarm while S > h. Completions of one
-    prompt are alike, so n_eff = n / (1 + (group size - 1) correlation); without that it alarms 30 times as often.
+    prompt are alike, so n_eff = n / (1 + (group size - 1) correlation): without that, 60,000 batches at a true 5 % gave 35
+    alarms, with it none. One batch adds at most half of h.
+    Measured at its defaults: fewer than 0.05 (at a true 0.025), 0.033 (at a true 0.05) false alarms per 1,000 steps; found in 8 (at a true 0.08), 3 (at a true 0.1), 3 (at a true 0.15) steps.
     """
 
     kind: Literal["bernoulli_cusum"]
@@ -106,6 +116,8 @@ class Trend(_OneSide):
 
     A straight line through the last `window` readings, the outer ones clipped; an alarm when its slope is `certainty`
     standard errors away from zero, it meets the threshold within `within_steps`, and it said so `consecutive` times.
+
+    Measured at its defaults: fewer than 0.05 (flat at half the threshold) false alarms per 1,000 steps; found in 64 (a climb that takes 100 steps), more than 150 (a climb that takes 200 steps) steps.
     """
 
     kind: Literal["trend"]

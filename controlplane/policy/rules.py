@@ -16,6 +16,8 @@ class When(Part):
     any: tuple[str, ...] = ()
     within_steps: int = Field(default=10, ge=0)
     """Steps for which an alarm of `any` counts after it stood last: a mechanism shows in spikes, not all the time."""
+    fresh_steps: int = Field(default=200, ge=1)
+    """An alarm of `any` that has stood for longer than this is how the run usually is, and no evidence of something new."""
 
 
 class Rollback(Part):

@@ -6,6 +6,7 @@ With `--write` the figures go where they are read: `controlplane/detect/figures.
 
 import argparse
 import re
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -20,6 +21,7 @@ from controlplane.policy.signals import BUILT_IN, SignalSpec
 ROOT = Path(__file__).resolve().parent.parent
 JSON = ROOT / "controlplane" / "detect" / "figures.json"
 SOURCE = ROOT / "controlplane" / "policy" / "detectors.py"
+SCHEMA = ROOT / "controlplane" / "policy" / "policy.schema.json"
 DOCS = ROOT / "docs" / "detectors.md"
 DEFAULTS: dict[str, Detector] = {
     "Cusum": Cusum(kind="cusum", signal="pass_rate", side="low"),
@@ -81,6 +83,9 @@ def write(rows: dict[str, tuple[Detector, Figures]]) -> None:
             lambda m, line=line: m[1].rstrip("\n") + ("\n" if m[2] else "\n\n") + f"{line}\n{m[3]}", text, count=1
         )  # type: ignore[misc]
     SOURCE.write_text(text)
+    # The schema for editors quotes the docstrings; a fresh process reads the new ones.
+    command = [sys.executable, "-m", "controlplane", "policy", "schema"]
+    SCHEMA.write_text(subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout)
     docs = DOCS.read_text()
     head, _, rest = docs.partition("<!-- figures -->\n")
     _, _, tail = rest.partition("<!-- /figures -->")

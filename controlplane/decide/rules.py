@@ -111,6 +111,9 @@ def _approval(now: Situation) -> Decision | None:
         words = f"{waiting.rule}: {reason}"
         return now.say(kind, words, waiting.rule, change=waiting.change, decision_id=waiting.decision_id)
 
+    if waiting.rule not in {rule.name for rule in now.policy.rules}:
+        reason = f"the policy no longer has the rule {waiting.rule}, whose action waited for approval"
+        return now.say(Kind.dropped, reason, change=waiting.change, decision_id=waiting.decision_id)
     if waiting.branch != now.judgement.branch:
         return drop(Kind.dropped, "the run has gone to another branch since it was proposed")
     answers = [a for a in now.snapshot.approvals if a.decision_id == waiting.decision_id]

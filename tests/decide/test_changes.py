@@ -248,9 +248,7 @@ def test_what_a_trainer_cannot_do_becomes_advice_told_once() -> None:
     story.run.tunables = fixed
     decisions = story.steps(30, busy=0.3)
     assert [d.kind for d in decisions].count(Kind.advise) == 1
-    assert "cannot change prompts_per_step while it runs" in story.decisions[-1].reason or any(
-        "cannot change prompts_per_step" in d.reason for d in decisions
-    )
+    assert "cannot change prompts_per_step while it runs" in next(d.reason for d in decisions if d.kind is Kind.advise)
     assert unsupported(policy(GROW, SOFTEN), story.run.observed()) == (
         "grow: this trainer cannot change prompts_per_step while it runs",
     )
@@ -339,6 +337,22 @@ def test_an_answer_to_another_decision_changes_nothing() -> None:
     assert {d.kind for d in story.steps(10, grad_norm=9)} == {Kind.hold}
 
 
+def test_a_question_of_a_rule_that_the_policy_no_longer_has_is_dropped() -> None:
+    """A restart with another policy finds the question in the journal."""
+    story = Story(asking())
+    waiting = asked(story)
+    other = Evaluator(policy(GROW))
+    other.standing = story.evaluator.standing
+    story.evaluator = other
+    story.answer(waiting, "approve")
+    story.steps(1)
+    dropped = story.steps(1)[0] if story.decisions[-1].kind is not Kind.dropped else story.decisions[-1]
+    assert dropped.kind is Kind.dropped
+    assert "no longer has the rule soften" in dropped.reason
+    assert other.standing.waiting is None
+    assert story.run.lr_scale == 1.0
+
+
 def test_an_approval_is_not_used_while_the_data_are_stale() -> None:
     story = Story(asking())
     waiting = asked(story)
@@ -373,11 +387,23 @@ def test_an_approved_rollback_to_a_checkpoint_that_has_gone_bad_is_not_done() ->
 
 
 def test_the_safest_rule_decides_and_the_others_are_named() -> None:
-    story = Story(policy(GROW, SOFTEN))
+    gone = {"name": "gone", "when": {"all": ["nonfinite"]}, "then": {"rollback": {}, "scale": {"lr_scale": 0.5}}}
+    tell = {"name": "tell", "when": {"all": ["nonfinite"]}, "then": {"page": True}}
+    story = Story(policy(tell, GROW, SOFTEN, gone))
     story.steps(60, busy=0.9)
-    decision = next(d for d in story.steps(10, busy=0.3, grad_norm=9, obey=False) if d.kind is Kind.act)
-    assert decision.rule == "soften" or decision.rule == "grow"
-    assert decision.rule == "grow" or decision.also
+    decision = story.until(Kind.act, busy=0.9, nonfinite=True)
+    assert decision.rule == "gone"
+    assert [text.partition(":")[0] for text in decision.also] == ["tell"]
+
+
+def test_a_person_is_called_although_a_rule_before_it_only_waits() -> None:
+    gone = {"name": "gone", "when": {"all": ["nonfinite"]}, "then": {"rollback": {}, "scale": {"lr_scale": 0.5}}}
+    tell = {"name": "tell", "when": {"all": ["nonfinite"]}, "then": {"page": True}}
+    story = Story(policy(gone, tell, observe_until_step=1000))
+    story.steps(30)
+    decision = story.until(Kind.page, nonfinite=True)
+    assert decision.rule == "tell"
+    assert decision.also[0].startswith("gone: gone holds")
 
 
 def test_nothing_is_raised_while_a_safer_rule_holds() -> None:

@@ -2,7 +2,7 @@
 
     append --> recent (a row per scrape) --240 rows--> block of chunks --retention, size limit--> gone
 
-One writer, any number of readers, in SQLite's WAL mode. A crash loses at most the newest scrapes, never a block. What may
+Any number of readers, in SQLite's WAL mode; controllers that stand by for the same run may write beside each other. A crash loses at most the newest scrapes, never a block. What may
 grow is bounded: age, size of the file, and number of series; what is oldest goes first.
 """
 
@@ -70,14 +70,12 @@ class MetricStore:
 
     def append(self, at: float, values: Mapping[str, float]) -> None:
         """The page as scraped at unix time `at`. A second one for the same time replaces the first."""
-        with self._db:
-            self._register(values)
-            row = np.full(len(self._ids), ABSENT, np.uint64)
-            known = [(self._ids[name] - 1, value) for name, value in values.items() if name in self._ids]
-            if known:
-                places, readings = zip(*known, strict=True)
-                row[list(places)] = np.array(readings, np.float64).view(np.uint64)
-            self._db.execute("INSERT OR REPLACE INTO recent VALUES (?, ?)", (at, row.tobytes()))
+        try:
+            with self._db:
+                self._write(at, values)
+        except sqlite3.Error:
+            self._ids = {}  # what was registered in this transaction is not in the file: read it anew
+            raise
         self._rows += 1
         if self._rows >= BLOCK + 1:
             self.compact()
@@ -117,9 +115,18 @@ class MetricStore:
 
     def compact(self) -> None:
         """Turn the rows of scrapes into one block; all of it or nothing."""
-        rows = self._db.execute("SELECT at, data FROM recent ORDER BY at").fetchall()
-        if not rows:
-            return
+        with self._db:
+            self._db.execute("BEGIN IMMEDIATE")  # nobody else may turn the same rows into a block
+            self._ids = dict(self._db.execute("SELECT name, id FROM series"))
+            if rows := self._db.execute("SELECT at, data FROM recent ORDER BY at").fetchall():
+                self._block(rows)
+        self._rows = 0
+
+    def close(self) -> None:
+        """Free the file."""
+        self._db.close()
+
+    def _block(self, rows: list[tuple[float, bytes]]) -> None:
         table = np.full((len(rows), len(self._ids)), ABSENT, np.uint64)
         for place, (_, data) in enumerate(rows):
             row = np.frombuffer(data, np.uint64)
@@ -127,21 +134,27 @@ class MetricStore:
         times = np.array([at for at, _ in rows])
         start = float(times[0])
         present = np.flatnonzero((table != ABSENT).any(axis=0))
-        with self._db:
-            # A clock that was set back can give two blocks the same start; the later one moves by a microsecond.
-            while self._db.execute("SELECT 1 FROM block WHERE start = ?", (start,)).fetchone():
-                start = start + 1e-6
-            self._db.execute("INSERT INTO block VALUES (?, ?, ?)", (start, float(times[-1]), _counted(times)))
-            chunks = ((int(column) + 1, start, pack(np.ascontiguousarray(table[:, column]))) for column in present)
-            self._db.executemany("INSERT INTO chunk VALUES (?, ?, ?)", chunks)
-            self._db.execute("DELETE FROM recent WHERE at <= ?", (float(times[-1]),))
-        self._rows = 0
+        # A clock that was set back can give two blocks the same start; the later one moves by a microsecond.
+        while self._db.execute("SELECT 1 FROM block WHERE start = ?", (start,)).fetchone():
+            start = start + 1e-6
+        self._db.execute("INSERT INTO block VALUES (?, ?, ?)", (start, float(times[-1]), _counted(times)))
+        chunks = ((int(column) + 1, start, pack(np.ascontiguousarray(table[:, column]))) for column in present)
+        self._db.executemany("INSERT INTO chunk VALUES (?, ?, ?)", chunks)
+        self._db.execute("DELETE FROM recent WHERE at <= ?", (float(times[-1]),))
 
-    def close(self) -> None:
-        """Free the file."""
-        self._db.close()
+    def _write(self, at: float, values: Mapping[str, float]) -> None:
+        self._register(values)
+        row = np.full(len(self._ids), ABSENT, np.uint64)
+        known = [(self._ids[name] - 1, value) for name, value in values.items() if name in self._ids]
+        if known:
+            places, readings = zip(*known, strict=True)
+            row[list(places)] = np.array(readings, np.float64).view(np.uint64)
+        self._db.execute("INSERT OR REPLACE INTO recent VALUES (?, ?)", (at, row.tobytes()))
 
     def _register(self, values: Mapping[str, float]) -> None:
+        if values.keys() <= self._ids.keys():
+            return
+        self._ids = dict(self._db.execute("SELECT name, id FROM series"))  # another writer may have met them first
         for name in values.keys() - self._ids.keys():
             if len(self._ids) >= MAX_SERIES:
                 if not self._full:

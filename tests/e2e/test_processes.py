@@ -13,6 +13,7 @@ import yaml
 
 from controlplane.contract.rundir import RunDir, read_lines
 from controlplane.journal import EntryKind, Journal
+from controlplane.metricstore import MetricStore
 from controlplane.record import Record
 from controlplane.replay import replay
 from tests.trainer.conftest import MICRO
@@ -49,7 +50,9 @@ def train(recipe: Path, run: Path) -> "subprocess.Popen[str]":
 
 
 def control(run: Path) -> "subprocess.Popen[str]":
-    return process("-m", "controlplane", "control", str(run), "--policy", "demo", "--interval", "0.05")
+    return process(
+        "-m", "controlplane", "control", str(run), "--policy", "demo", "--interval", "0.05", "--record", "0.2"
+    )
 
 
 def looks(run: Path) -> int:
@@ -102,6 +105,12 @@ def test_killing_the_controller_changes_nothing_and_a_new_one_carries_on(recipe:
     kinds = [entry.kind for entry in journal.entries()]
     assert kinds[0] is EntryKind.start
     assert kinds[-1] is EntryKind.stop
+    recorded = MetricStore(record.rundir.metrics, read_only=True)
+    assert recorded.read("rl_trainer_global_step")[1].max() >= 5
+    assert (
+        recorded.read("rl_controller_start_timestamp_seconds")[1].min()
+        < recorded.read("rl_controller_start_timestamp_seconds")[1].max()
+    )
 
 
 def test_sigterm_ends_a_controller_cleanly_and_leaves_the_trainer_alone(recipe: Path, tmp_path: Path) -> None:

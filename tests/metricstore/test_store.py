@@ -63,6 +63,27 @@ def test_a_reopened_store_goes_on_and_a_reader_sees_it(tmp_path: Path) -> None:
     assert reader.series() == ["a", "b"]
 
 
+def test_two_writers_share_one_store(tmp_path: Path) -> None:
+    first, second = MetricStore(tmp_path / "m.db"), MetricStore(tmp_path / "m.db")
+    for at in range(0, 600, 2):
+        first.append(at, {"a": float(at), f"x{at % 7}": 1.0})
+        second.append(at + 1, {"b": float(at), f"x{at % 5}": 2.0, "a": float(at + 1)})
+    times, values = first.read("a")
+    assert times.tolist() == values.tolist() == [float(at) for at in range(600)]
+    assert second.read("b")[0].size == 300
+
+
+def test_a_scrape_that_could_not_be_written_takes_no_series_with_it(tmp_path: Path) -> None:
+    store, other = MetricStore(tmp_path / "m.db"), sqlite3.connect(tmp_path / "m.db", isolation_level=None)
+    store._db.execute("PRAGMA busy_timeout=50")
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(sqlite3.OperationalError, match="locked"):
+        store.append(1, {"a": 1.0})
+    other.execute("ROLLBACK")
+    store.append(2, {"a": 2.0})
+    assert MetricStore(tmp_path / "m.db", read_only=True).read("a")[1].tolist() == [2.0]
+
+
 def test_a_clock_that_goes_back_loses_nothing(tmp_path: Path) -> None:
     store = MetricStore(tmp_path / "m.db")
     for at in [*range(100), *range(50, 150)]:

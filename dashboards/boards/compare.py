@@ -67,8 +67,8 @@ def _line(title: str, description: str, expr: str, unit: str, log: bool = False,
 
 def _held_out(limits: Limits) -> Json:
     return graph(
-        "Held-out pass rate", "Mean pass rate of the held-out evaluations of every run.",
-        Query(gauge("rl_eval_pass_ratio", RUNS, by="run, dataset"), "{{run}} {{dataset}}"), Query(f"max({series('rl_forecast_target_pass_ratio', RUNS)})", "target"),
+        "Held-out pass rate", "Pass rate of the newest evaluation of every run, averaged over its held-out sets.",
+        Query(gauge("rl_eval_pass_ratio", RUNS, how="avg"), "{{run}}"), Query(f"max({series('rl_forecast_target_pass_ratio', RUNS)})", "target"),
         unit="percentunit", low=0, high=1, steps=True, limit=limits.of("eval_pass_rate"), looks=[Look("target", NEUTRAL, width=1, dashed=True)],
         no_data="no evaluation yet",
     )  # fmt: skip

@@ -63,7 +63,7 @@ def _pattern(stage: Stage) -> Json:
 
 
 def _current(stage: Stage) -> str:
-    """Best held-out pass rate among the runs of a stage, kept after they have ended."""
+    """Newest held-out pass rate of the best run of a stage, kept after it has ended."""
     return f"max(last_over_time({series('rl_eval_pass_ratio', _where(stage))}[$__range]))"
 
 
@@ -81,7 +81,7 @@ def _table() -> Json:
     judged = by_name("Gap", unit="percentunit", decimals=1)
     judged["properties"] += [
         {"id": "color", "value": {"mode": "thresholds"}},
-        {"id": "thresholds", "value": {"mode": "absolute", "steps": [{"color": GOOD, "value": None}, {"color": BAD, "value": 1e-9}]}},
+        {"id": "thresholds", "value": {"mode": "absolute", "steps": [{"color": NEUTRAL, "value": None}, {"color": GOOD, "value": 0}, {"color": BAD, "value": 1e-9}]}},
         {"id": "mappings", "value": [{"type": "value", "options": {"0": {"text": "reached", "color": GOOD, "index": 0}}}]},
         {"id": "custom.cellOptions", "value": {"type": "color-text"}},
     ]  # fmt: skip
@@ -92,7 +92,7 @@ def _table() -> Json:
     ]
     return table(
         "Stages",
-        "Each stage of the plan: what is done in it, the pass rate it must reach, the best that any of its runs has reached in the time shown, and "
+        "Each stage of the plan: what is done in it, the pass rate it must reach, the newest evaluation of the best of its runs in the time shown, and "
         "the percentage points that are missing. Which runs belong to a stage is set at the top of the page.",
         Query(target, ref="T", table=True), Query(current, ref="C", table=True), Query(gap, ref="G", table=True),
         columns=[

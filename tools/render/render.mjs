@@ -76,7 +76,7 @@ try {
   const page = await browser.newPage();
   page.on('pageerror', (error) => problems.push(`page: ${(error.stack ?? error.message ?? String(error)).slice(0, 600)}`));
   page.on('console', (message) => message.type() === 'error' && !/404/.test(message.text()) && console.error(message.text().slice(0, 400)));
-  await page.setViewport({ width: Number(given.width), height: 1000, deviceScaleFactor: 1 });
+  await page.setViewport({ width: Number(given.width), height: 120 + 38 * Math.max(...shown.map(({ gridPos: p }) => p.y + p.h)), deviceScaleFactor: 1 });
   await page.goto(`http://127.0.0.1:${server.address().port}/`);
   await page.waitForFunction('window.drawn === true', { timeout: 120_000 }).catch((error) => problems.push(error.message));
   problems.push(...((await page.evaluate('window.problems')) ?? []));

@@ -1,6 +1,6 @@
 """Panels that more than one dashboard shows, so that the same thing looks the same everywhere."""
 
-from dashboards.panel import BAD, LINES, NEUTRAL, PALE, WARN, Json, Limit, Look, graph, table, tile, timeline
+from dashboards.panel import BAD, LINES, NEUTRAL, PALE, WARN, Json, Limit, Look, by_name, graph, table, tile, timeline
 from dashboards.query import SELECTOR, Query, gauge, increase, per, rate
 from dashboards.thresholds import Limits
 
@@ -121,6 +121,7 @@ def decisions() -> Json:
         "Counted over the time range of the dashboard.",
         Query(f"round({expr}) > 0", table=True),
         columns=[("rule", "Rule"), ("action", "Action"), ("result", "Result"), ("Value", "Times")],
+        overrides=[by_name("(Action|Result)", custom__width=90), by_name("Times", custom__width=70)],
         sort=("Times", True), no_data="nothing decided in this time",
     )  # fmt: skip
 

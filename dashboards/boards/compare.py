@@ -37,7 +37,8 @@ def _runs() -> Json:
         "url": "/d/scalerl-overview?var-datasource=${datasource}&var-run=${__value.raw}&${__url_time_range}", "targetBlank": False,
     }]}]  # fmt: skip
     queries = {
-        "S": _last(step), "D": _last(per(step, planned)), "E": _last(gauge("rl_eval_pass_ratio", RUNS)),
+        # The first query gives the order of the rows: the best run on top.
+        "E": f"sort_desc({_last(gauge('rl_eval_pass_ratio', RUNS, how='avg'))})", "S": _last(step), "D": _last(per(step, planned)),
         "F": _last(gauge("rl_forecast_pass_ratio", RUNS, q="0.5")), "P": _last(gauge("rl_forecast_target_probability", RUNS)),
         "B": _last(gauge("rl_trainer_branch", RUNS)), "C": _last(gauge("rl_trainer_lineage_compute_gpu_seconds", RUNS)),
     }  # fmt: skip

@@ -47,7 +47,7 @@ def _policy() -> Json:
 
 def _last() -> Json:
     return tile(
-        "Since the last look", "Time since the controller looked at the run. It looks every 15 seconds unless told otherwise.",
+        "Last look", "Time since the controller looked at the run. It looks every 15 seconds unless told otherwise.",
         Query(common.since("rl_controller_last_evaluation_timestamp_seconds")), unit="s", decimals=0, line=False, no_data="no controller attached",
     )  # fmt: skip
 

@@ -31,9 +31,12 @@ def controller(limits: Limits) -> Board:
         (_fit("B", "Steepness B", "short", "How fast the run climbs; larger is faster."), 8, 8),
         (_fit("C_mid", "Midpoint C_mid", "short", "Compute at which half of the gain is reached, on the axis of the policy."), 8, 8),
     ])  # fmt: skip
+    trusting = Row("Can its words be trusted, and do they arrive?", [
+        (_coverage(), 8, 8), (_cooldown(), 8, 8), (_notices(), 8, 8),
+    ], collapsed=True)  # fmt: skip
     return Board(
         "controller", "RL run: controller", "Rules, values against thresholds, decisions, settings in force, fit and forecast: why did it act?",
-        [now, judging, deciding, believing],
+        [now, judging, deciding, believing, trusting],
     )  # fmt: skip
 
 
@@ -179,4 +182,38 @@ def _fit(parameter: str, title: str, unit: str, meaning: str) -> Json:
     return graph(
         title, f"{meaning} Median and the band that holds 80 %.", *queries, unit=unit, steps=True,
         looks=[Look("median", PURPLE), Look("q90", SOFT, width=0, fill_to="q10"), Look("q10", SOFT, width=0)], no_data="no forecast yet",
+    )  # fmt: skip
+
+
+def _coverage() -> Json:
+    levels = [
+        Query(gauge("rl_forecast_coverage_ratio", nominal=level), f"promised {float(level):.0%}")
+        for level in ("0.8", "0.95")
+    ]
+    return graph(
+        "Do forecasts hold what they promise?",
+        "Share of this run's evaluations that fell inside the interval that was forecast just before them, for intervals that promise 80 % and "
+        "95 %. Well below the promise: too sure of itself. Few evaluations (right axis) prove little.",
+        *levels, Query(gauge("rl_forecast_scored_evaluations"), "evaluations"),
+        unit="percentunit", low=0, high=1, steps=True,
+        looks=[Look("promised 80%", PURPLE), Look("promised 95%", SOFT), Look("evaluations", PALE, width=1, right=True, unit="none")],
+        no_data="no forecast has been tested yet",
+    )  # fmt: skip
+
+
+def _cooldown() -> Json:
+    return graph(
+        "Steps until a rule may act again", "Cooldown of each rule after its last action; zero when it may.",
+        Query(gauge("rl_controller_rule_cooldown_steps", by="run, rule"), "{{rule}}"), unit="suffix: steps", low=0, steps=True,
+        no_data="no rule may act",
+    )  # fmt: skip
+
+
+def _notices() -> Json:
+    results = {"sent": BLUE, "failed": WARN, "dropped": BAD}
+    return graph(
+        "Told to others", "Notices to Grafana and the webhook in each window, by what became of them. Failed and dropped ones are missing there; no "
+        "decision waited for them.",
+        *[Query(increase("rl_controller_notices_total", result=result), result) for result in results],
+        unit="none", low=0, high=1, looks=[Look(name, colour, fill=60, width=1) for name, colour in results.items()], no_data="no controller attached",
     )  # fmt: skip

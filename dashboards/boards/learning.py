@@ -4,7 +4,7 @@ from dashboards.boards import common
 from dashboards.boards.common import BLUE, LIGHT, PURPLE, SOFT
 from dashboards.frame import Board
 from dashboards.layout import Row
-from dashboards.panel import BAD, PALE, WARN, Json, Limit, Look, graph
+from dashboards.panel import BAD, NEUTRAL, PALE, WARN, Json, Limit, Look, graph
 from dashboards.query import Query, gauge, increase, per, rate
 from dashboards.thresholds import Limits
 
@@ -24,9 +24,10 @@ def learning(limits: Limits) -> Board:
     offpolicy = Row("How far off policy?", [
         (_importance(), 8, 8), (_cut(), 8, 8), (_effective(limits), 8, 8),
     ])  # fmt: skip
+    batch = Row("Is the batch large enough?", [(_noise(), 12, 8), (_windows(limits), 12, 8)], collapsed=True)
     return Board(
         "learning", "RL run: learning", "Loss, gradient, entropy, mismatch, groups: is the update sound and is there a signal?",
-        [value, update, signal, offpolicy],
+        [value, update, signal, offpolicy, batch],
     )  # fmt: skip
 
 
@@ -143,4 +144,26 @@ def _effective(limits: Limits) -> Json:
         "Effective samples", "Effective sample size of the importance weights over their number. At a half, half of the batch is as good as missing.",
         Query(gauge("rl_trainer_effective_sample_ratio"), "effective share"), unit="percentunit", low=0, high=1,
         limit=limits.of("effective_samples"), looks=[Look("effective share", BLUE)],
+    )  # fmt: skip
+
+
+def _noise() -> Json:
+    return graph(
+        "Gradient noise scale",
+        "Batch, in prompts that carry a signal, at which gradient and noise are alike, over the last 50 steps; and the prompts of a step now "
+        "(dashed). Far below it most of a step is noise and a larger batch pays; far above it prompts are spent for little.",
+        Query(gauge("rl_trainer_gradient_noise_scale_prompts"), "noise scale"),
+        Query(gauge("rl_trainer_hyperparameter", name="prompts_per_step"), "prompts per step"),
+        unit="suffix: prompts", low=0, looks=[Look("noise scale", BLUE), Look("prompts per step", NEUTRAL, width=1, dashed=True, steps=True)],
+    )  # fmt: skip
+
+
+def _windows(limits: Limits) -> Json:
+    return graph(
+        "Pass rate of whole windows",
+        "Passed over judged completions of the last whole 100 steps; it changes when a window closes. This is the number that the alert "
+        "RLPassRatioLow reads.",
+        Query(gauge("rl_rollout_window_pass_ratio", by="run, window"), "last {{window}} steps"),
+        unit="percentunit", low=0, high=1, steps=True, limit=limits.of("pass_rate"), looks=[Look("last .*", BLUE)],
+        no_data="no window of 100 steps is complete",
     )  # fmt: skip

@@ -26,8 +26,15 @@ ELSEWHERE = {
     'vllm:num_requests_waiting{job="vllm",run="golden"}': 0.0,
     'vllm:kv_cache_usage_perc{job="vllm",run="golden"}': 0.3,
     'ALERTS{alertname="RLStalled",alertstate="firing",severity="critical",run="golden"}': 1.0,
+    'rl_trainer_gradient_noise_scale_prompts{job="scalerl-trainer",run="golden"}': 20.0,
+    'rl_forecast_coverage_ratio{job="scalerl-controller",run="golden",nominal="0.8"}': 0.8,
+    'rl_forecast_coverage_ratio{job="scalerl-controller",run="golden",nominal="0.95"}': 1.0,
+    'rl_forecast_scored_evaluations{job="scalerl-controller",run="golden"}': 9.0,
+    'rl_controller_notices_total{job="scalerl-controller",run="golden",channel="grafana",result="sent"}': 2.0,
+    'rl_controller_notices_total{job="scalerl-controller",run="golden",channel="grafana",result="failed"}': 0.0,
+    'rl_controller_notices_total{job="scalerl-controller",run="golden",channel="grafana",result="dropped"}': 0.0,
 }
-"""What the recorded run cannot have: it had no GPU and no vLLM, and Prometheus writes alerts only while it is there."""
+"""What the recorded run lacks: it had no GPU and no vLLM, it is older than a few metrics, and alerts are written only live."""
 
 
 @pytest.fixture(scope="module")

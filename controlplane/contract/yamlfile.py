@@ -17,6 +17,19 @@ M = TypeVar("M", bound=BaseModel)
 Location = tuple[str | int, ...]
 
 
+LARGEST = 1024 * 1024
+"""Characters; what a person writes has some thousand."""
+
+DEEPEST = 40
+_OPENING = (
+    yaml.BlockMappingStartToken,
+    yaml.BlockSequenceStartToken,
+    yaml.FlowMappingStartToken,
+    yaml.FlowSequenceStartToken,
+)
+_CLOSING = (yaml.BlockEndToken, yaml.FlowMappingEndToken, yaml.FlowSequenceEndToken)
+
+
 class FileError(ValueError):
     """A file that a person wrote is wrong. The message is one line, meant for the terminal; commands exit with 2."""
 
@@ -36,23 +49,30 @@ def load(path: Path, model: type[M], overrides: Mapping[str, str] | None = None)
         FileError: cannot be read, is not YAML, or does not fit the model.
     """
     try:
-        text = path.read_text()
+        text = read_text(path)
     except OSError as error:
         raise FileError(f"{path}: cannot be read ({error.strerror or error})") from None
     return parse(text, model, str(path), overrides)
 
 
+def read_text(path: Path) -> str:
+    """The text of a file that a person wrote, of bounded size; FileError when it is none. OSError goes through."""
+    with path.open("rb") as file:
+        data = file.read(LARGEST + 1)
+    if len(data) > LARGEST:
+        raise FileError(f"{path}: is larger than {LARGEST} bytes")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise FileError(f"{path}: is not text in UTF-8 (byte {error.start})") from None
+
+
 def parse(text: str, model: type[M], name: str = "<text>", overrides: Mapping[str, str] | None = None) -> M:
     """As `load`, from a string; `name` stands where the file name would."""
+    if len(text) > LARGEST:
+        raise FileError(f"{name}: is larger than {LARGEST} characters")
     places: dict[Location, str] = {}
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        if node is not None:
-            _collect(node, (), places, name)
-        data = yaml.safe_load(text)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise FileError(f"{name}:{line}: not valid YAML: {error.problem or error}") from None
+    data = _data(text, places, name)
     if not isinstance(data, dict):
         raise FileError(f"{name}:1: the file must hold keys and values, not {type(data).__name__}")
     for key, value in (overrides or {}).items():
@@ -63,6 +83,39 @@ def parse(text: str, model: type[M], name: str = "<text>", overrides: Mapping[st
         # A misspelt key also makes the right one missing; the misspelling is what the person has to see.
         first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
         raise FileError(_sentence(first, places, name, model)) from None
+
+
+def _data(text: str, places: dict[Location, str], name: str) -> Any:
+    """What the text holds, and where; FileError with a line for anything that is not plain YAML."""
+    try:
+        _check_shape(text, name)
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        if node is not None:
+            _collect(node, (), places, name)
+        return yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise FileError(f"{name}:{line}: not valid YAML: {error.problem or error}") from None
+    except yaml.YAMLError as error:
+        raise FileError(f"{name}:1: not valid YAML: {str(error).splitlines()[0]}") from None
+    except RecursionError:
+        raise FileError(f"{name}:1: nested too deep") from None
+    except FileError:
+        raise
+    except (ValueError, OverflowError) as error:  # a date or a number that only looks like one
+        raise FileError(f"{name}:1: holds a value that cannot be read: {error}") from None
+
+
+def _check_shape(text: str, name: str) -> None:
+    """Refuse what a few lines could blow up into gigabytes or hours: aliases and deep nesting. Reads no further than that."""
+    depth = 0
+    for token in yaml.scan(text, Loader=yaml.SafeLoader):
+        line = token.start_mark.line + 1
+        if isinstance(token, yaml.AliasToken):
+            raise FileError(f"{name}:{line}: aliases (*{token.value}) are not read; write it out")
+        depth += isinstance(token, _OPENING) - isinstance(token, _CLOSING)
+        if depth > DEEPEST:
+            raise FileError(f"{name}:{line}: nested too deep; at most {DEEPEST} levels are read")
 
 
 def _override(data: dict[str, Any], key: str, text: str, places: dict[Location, str]) -> None:

@@ -23,7 +23,7 @@ def find(name_or_path: str) -> tuple[str, str]:
     if name_or_path in preset_names():
         return f"preset {name_or_path}", (_PRESETS / f"{name_or_path}.yaml").read_text()
     try:
-        return name_or_path, Path(name_or_path).read_text()
+        return name_or_path, yamlfile.read_text(Path(name_or_path))
     except OSError as error:
         presets = ", ".join(preset_names())
         reason = error.strerror or error

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from controlplane.forecast.advice import Advice, advise
-from controlplane.forecast.calibration import refusal
+from controlplane.forecast.calibration import fallen, refusal
 from controlplane.forecast.draws import Draws, draw
 from controlplane.forecast.economics import LEAST_GAIN, STAGES, Economics, economics
 from controlplane.forecast.grid import Window, look_closer, make_grid, window_of
@@ -138,7 +138,7 @@ class Forecaster:
         low, high = p.quantile(0.1), p.quantile(0.9)
         widest = int(np.argmax(high - low))
         sd_a, width = float(draws.asymptote().std()), float((high - low)[widest])
-        why = refusal(len(self._points), width, sd_a, float(ratio.max()), draws.reliable)
+        why = refusal(len(self._points), width, sd_a, float(ratio.max()), draws.reliable, self._fall())
         reason = why and (
             f"{why[0].upper()}{why[1:]}; with 80 % probability the pass rate at compute "
             f"{horizon[widest]:g} lies between {low[widest]:.2f} and {high[widest]:.2f}."
@@ -222,6 +222,12 @@ class Forecaster:
             units_per_hour=units_per_hour,
             price_per_unit=price_per_unit,
         )
+
+    def _fall(self) -> tuple[float, float] | None:
+        """Levels before and after a fall since the last change-point, which would have explained it."""
+        since = self._changes[-1] if self._changes else -math.inf
+        compute, rate, variance = condense(self._points, self._changes)
+        return fallen(rate[compute > since], variance[compute > since])
 
     def _probabilistic(self, what: str) -> None:
         if self.method != "posterior":

@@ -140,6 +140,17 @@ def test_a_falling_curve_is_refused_because_no_law_fits_it() -> None:
     assert "Almost no curve" in str(p.reason)
 
 
+def test_a_run_that_has_collapsed_is_refused_until_a_known_change_explains_it() -> None:
+    c, y = noisy(40, 80.0)
+    y = np.where(c > 64.0, 0.1, y)
+    f = run(Forecaster(BUDGET), c, y, None)
+    assert "has fallen from 0.6" in str(f.forecast([BUDGET]).reason)
+    f.intervene(64.0)
+    assert "fallen" not in str(f.forecast([BUDGET]).reason)
+    steady = run(Forecaster(BUDGET), *noisy(40, 80.0, sd=0.03), None)
+    assert not steady.forecast([BUDGET]).refused
+
+
 @pytest.mark.parametrize("jump", [0.05, -0.10])
 def test_a_jump_after_an_intervention_is_recovered(jump: float) -> None:
     c, y = noisy(40, 40.0, seed=3)

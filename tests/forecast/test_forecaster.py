@@ -387,3 +387,16 @@ def test_where_the_posterior_is_narrow_it_is_looked_at_more_closely() -> None:
         )
     nodes = np.unique(usual._posterior_draws().b)
     assert np.diff(np.log(nodes)).min() < 0.6 * usual._grid.step_b
+
+
+def test_a_fall_counts_only_beyond_its_noise_and_against_what_was_gained() -> None:
+    from controlplane.forecast.calibration import fallen
+
+    rates = np.array([0.1, 0.3, 0.5, 0.6, 0.6, 0.6, 0.4, 0.4, 0.4])
+    sure, unsure = np.full(9, 1e-4), np.full(9, 0.01)
+    assert fallen(rates, sure) == pytest.approx((0.6, 0.4))
+    assert fallen(rates, unsure) is None  # 4 standard errors of a mean of 3 are 0.23
+    assert fallen(np.where(rates == 0.4, 0.56, rates), sure) is None  # less than 0.05
+    gained_much = np.array([0.0, 0.0, 0.0, 0.9, 0.9, 0.9, 0.65, 0.65, 0.65])
+    assert fallen(gained_much, sure) is None  # less than 35 % of 0.9
+    assert fallen(rates[:5], sure) is None

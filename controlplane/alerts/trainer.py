@@ -85,6 +85,11 @@ def _devices(limits: Limits) -> Alert:
                 {30: SILENT},
             ),
             Story(
+                "a GPU that agent and DCGM both read counts once",
+                {gpu(0): held((busy, 40)), 'DCGM_FI_DEV_GPU_UTIL{run="r1",Hostname="n",gpu="0"}': held((0, 40))},
+                {30: SILENT},
+            ),
+            Story(
                 "GPUs that only DCGM reads count too",
                 {'DCGM_FI_DEV_GPU_UTIL{run="r1",Hostname="n",gpu="0",role="learner"}': held((100 * idle, 30))},
                 {5: SILENT, 20: FIRES},

@@ -91,7 +91,9 @@ class MetricStore:
         found = self._db.execute("SELECT id FROM series WHERE name = ?", (series,)).fetchone()
         if found is None:
             return np.empty(0), np.empty(0)
-        pieces = [*self._chunks(found[0], start, stop), *self._new(found[0], start, stop)]
+        with self._db:
+            self._db.execute("BEGIN")  # one view of both tables: what is just being compacted is seen once
+            pieces = [*self._chunks(found[0], start, stop), *self._new(found[0], start, stop)]
         times = np.concatenate([times for times, _ in pieces]) if pieces else np.empty(0)
         bits = np.concatenate([bits for _, bits in pieces]) if pieces else np.empty(0, np.uint64)
         kept = (times >= start) & (times <= stop) & (bits != ABSENT)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from dashboards.layout import Row, place
 from dashboards.panel import BAD, SOURCE, WARN, Json
-from dashboards.query import RUNS, SELECTOR, WINDOW, series
+from dashboards.query import RUNS, SELECTOR, TOLD, WINDOW, series
 
 TAG = "scalerl"
 SCHEMA = 39
@@ -84,7 +84,7 @@ def _run(several: bool) -> Json:
 
 def _annotations(several: bool) -> list[Json]:
     where = RUNS if several else SELECTOR
-    told = series("rl_controller_decisions_total", where, result="~act|advise|observe|page")
+    told = series("rl_controller_decisions_total", where, result=TOLD)
     firing = f'ALERTS{{alertstate="firing",alertname!="RLWatchdog",{where.partition(",")[2]}}}'
     started = series("rl_trainer_start_timestamp_seconds", where)
     # What `scalerl control` wrote through the API: the same actions with their reason in words. A tag cannot name several runs.

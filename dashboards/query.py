@@ -11,6 +11,8 @@ from controlplane.contract.metrics import BY_NAME, SAMPLES
 SELECTOR = 'job=~"$job",run=~"$run"'
 RUNS = 'job=~"$job",run=~"$runs"'
 """The selector of dashboards that show several runs at a time."""
+TOLD = "~act|advise|waiting|dropped|observe|page"
+"""Results of decisions that somebody hears of."""
 WINDOW = "$__rate_interval"
 
 

@@ -56,7 +56,9 @@ def tags_of(notice: Notice) -> list[str]:
 
 def text_of(notice: Notice) -> str:
     """The words of the annotation. Grafana shows HTML, so what comes from the run is escaped."""
-    lines = [f"{notice.action} ({notice.result}) by rule {notice.rule}", notice.change, notice.reason, notice.verdict]
+    approval = f"approved by {notice.approved_by}" if notice.approved_by else ""
+    what = f"{notice.action} ({notice.result}) by rule {notice.rule}"
+    lines = [what, notice.change, notice.reason, approval, notice.verdict]
     return "<br>".join(html.escape(line, quote=False) for line in lines if line)
 
 

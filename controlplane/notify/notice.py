@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from controlplane.contract.documents import Ack, AckState, Observed
 from controlplane.decide import Decision, Kind
 
-TOLD = frozenset({Kind.act, Kind.advise, Kind.observe, Kind.page})
+TOLD = frozenset({Kind.act, Kind.advise, Kind.observe, Kind.page, Kind.waiting, Kind.dropped})
 """Kinds of decision that others hear of; a verdict changes what was told before."""
 
 
@@ -19,7 +19,7 @@ class Notice:
     at: float
     """Unix seconds of the decision."""
     kind: str
-    """act, advise, observe or page."""
+    """act, advise, observe, page, waiting (for approval) or dropped."""
     result: str
     """The kind, until the trainer answers: then applied, rejected, expired, reverted or failed."""
     rule: str
@@ -32,6 +32,7 @@ class Notice:
     branch: int
     until: float | None = None
     """When it was confirmed or reverted."""
+    approved_by: str = ""
     verdict: str = ""
     helped: bool | None = None
 
@@ -57,12 +58,13 @@ def notice_of(run: str, decision: Decision, observed: Observed | None, at: float
         at=at,
         kind=decision.kind.value,
         result=decision.kind.value,
-        rule=decision.rule or "none",
+        rule=decision.rule or decision.purpose.value,
         action=_action(decision),
         change=_change(decision, observed),
         reason=decision.reason,
         step=decision.step,
         branch=decision.branch,
+        approved_by=decision.approved_by,
     )
 
 
@@ -78,9 +80,10 @@ def _change(decision: Decision, observed: Observed | None) -> str:
         return ""
     parts = []
     if decision.change.target is not None:
-        now = "" if observed is None else f"{observed.step} "
-        parts.append(f"step {now}-> {decision.change.target.step}")
-    in_force: Mapping[str, float] = {name: t.value for name, t in observed.tunables.items()} if observed else {}
+        here = "" if observed is None else f"{observed.step} "
+        parts.append(f"step {here}-> {decision.change.target.step}")
+    now = {name: tunable.value for name, tunable in observed.tunables.items()} if observed else {}
+    in_force: Mapping[str, float] = {**now, **decision.before}
     for name, setting in decision.change.set.items():
         if name in in_force:
             parts.append(f"{name} {in_force[name]:g} -> {setting.resolve(in_force[name]):g}")

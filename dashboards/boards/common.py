@@ -1,7 +1,7 @@
 """Panels that more than one dashboard shows, so that the same thing looks the same everywhere."""
 
 from dashboards.panel import BAD, LINES, NEUTRAL, PALE, WARN, Json, Limit, Look, by_name, graph, table, tile, timeline
-from dashboards.query import SELECTOR, Query, gauge, increase, per, rate
+from dashboards.query import SELECTOR, TOLD, Query, gauge, increase, per, rate
 from dashboards.thresholds import Limits
 
 BLUE, PURPLE, LIGHT, YELLOW, SOFT, DARK = LINES
@@ -112,12 +112,10 @@ def alerts() -> Json:
 
 def decisions() -> Json:
     """What was decided in the time shown."""
-    expr = increase(
-        "rl_controller_decisions_total", by="rule, action, result", window="$__range", result="~act|advise|observe|page"
-    )
+    expr = increase("rl_controller_decisions_total", by="rule, action, result", window="$__range", result=TOLD)
     return table(
         "Decisions in the time shown",
-        "Every rule that led to something: carried out (act), proposed (advise), only written down (observe) or told to a person (page). "
+        "Every rule that led to something: carried out (act), proposed (advise), waiting for approval, dropped, only written down (observe) or told to a person (page). "
         "Counted over the time range of the dashboard.",
         Query(f"round({expr}) > 0", table=True),
         columns=[("rule", "Rule"), ("action", "Action"), ("result", "Result"), ("Value", "Times")],

@@ -5,10 +5,10 @@ from dashboards.boards.common import BLUE, LIGHT, PURPLE, SOFT
 from dashboards.frame import Board
 from dashboards.layout import Row
 from dashboards.panel import BAD, NEUTRAL, PALE, WARN, Json, Look, by_name, graph, table, tile, timeline
-from dashboards.query import Query, gauge, increase, quantile, rate, series
+from dashboards.query import TOLD, Query, gauge, increase, quantile, rate, series
 from dashboards.thresholds import Limits
 
-DECISIONS = {"act": PURPLE, "advise": LIGHT, "observe": PALE, "page": BAD}
+DECISIONS = {"act": PURPLE, "advise": LIGHT, "waiting": WARN, "dropped": SOFT, "observe": PALE, "page": BAD}
 
 
 def controller(limits: Limits) -> Board:
@@ -118,8 +118,8 @@ def _rules() -> Json:
 
 def _when() -> Json:
     return graph(
-        "Decisions over time", "Decisions by what became of them, per window. A rule that may not act is written down as observe or advise; a page tells a person.",
-        *[Query(increase("rl_controller_decisions_total", by="run", result=name), name) for name in DECISIONS],
+        "Decisions over time", "Decisions by what became of them, per window. A rule that may not act is written down as observe or advise, or waits for approval; a page tells a person.",
+        Query(increase("rl_controller_decisions_total", by="run, result", result=TOLD), "{{result}}"),
         unit="none", low=0, high=1, looks=[Look(name, colour, fill=60, width=1) for name, colour in DECISIONS.items()], no_data="no controller attached",
     )  # fmt: skip
 

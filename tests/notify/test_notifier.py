@@ -9,6 +9,7 @@ from controlplane.contract.documents import Ack, AckState, Action, Setting, Targ
 from controlplane.contract.yamlfile import FileError
 from controlplane.decide import Change, Decision, Kind
 from controlplane.notify import Notice, Notifier, notifier_of
+from controlplane.notify.channels import text_of
 from controlplane.notify.notice import notice_of
 from controlplane.snapshot import Snapshot
 from tests.looks import Run
@@ -80,7 +81,7 @@ def test_a_controller_started_later_ends_what_an_earlier_one_began() -> None:
 
 
 @pytest.mark.parametrize("kind", [Kind.nothing, Kind.hold, Kind.verdict])
-def test_nobody_is_bothered_by(kind: Kind) -> None:
+def test_nobody_is_told_of(kind: Kind) -> None:
     assert notice_of("r", Decision(kind=kind, reason="x"), None, 0.0) is None
 
 
@@ -94,6 +95,17 @@ def test_a_change_is_told_even_if_the_old_value_is_not_known() -> None:
     told = notice_of("r", ACT, None, 1.0)
     assert told is not None
     assert told.change == "step -> 70, lr_scale x 0.5"
+
+
+def test_an_action_that_waited_for_approval_is_one_notice_that_changes(tmp_path: Path) -> None:
+    run, box = Run(step=94), Outboxes()
+    notifier = Notifier("r", [box])  # type: ignore[list-item]
+    notifier.look(look(run), ACT.model_copy(update={"kind": Kind.waiting}))
+    notifier.look(look(run), ACT.model_copy(update={"approved_by": "ada", "before": {"lr_scale": 0.8}}))
+    notifier.look(look(run, AckState.applied), NOTHING)
+    assert [(n.key, n.result) for n in box] == [("d1", "waiting"), ("d1", "act"), ("d1", "applied")]
+    assert box[1].change.endswith("lr_scale 0.8 -> 0.4"), "the values on which it was decided"
+    assert "approved by ada" in text_of(box[1])
 
 
 def test_nobody_is_told_unless_the_environment_says_so(tmp_path: Path) -> None:

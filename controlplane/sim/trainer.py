@@ -28,6 +28,17 @@ TOKEN_LIMIT = 64
 EVAL_EVERY, EVAL_PROMPTS, EVAL_SAMPLES = 10, 256, 4
 PROOF_STEPS = 20
 """Further steps after which a checkpoint can be proved good."""
+
+
+@dataclass(frozen=True)
+class Tempo:
+    """How often a run evaluates and saves, on how many prompts, and how long a checkpoint has to prove itself."""
+
+    eval_every: int = EVAL_EVERY
+    eval_prompts: int = EVAL_PROMPTS
+    proof_steps: int = PROOF_STEPS
+
+
 TOLERANCE = 0.1
 """Pass ratio that a good checkpoint may lie below the best of the run, and the steps after it below the checkpoint."""
 KEPT = 8
@@ -57,6 +68,7 @@ class SimTrainer:
         prompts: prompts per step at the start, with 8 samples each.
         rails: guard rails of the agent.
         port: of `/metrics`; None serves nothing, and `agent.store.text()` shows the same.
+        tempo: evaluations and checkpoints.
     """
 
     def __init__(
@@ -69,7 +81,10 @@ class SimTrainer:
         prompts: int = 16,
         rails: GuardRails | None = None,
         port: int | None = None,
+        tempo: Tempo | None = None,
     ) -> None:
+        self._rundir, self._prompts, self._port = rundir, prompts, port
+        self._rails, self._tempo = rails or GuardRails(), tempo or Tempo()
         self.now, self.step_number, self.branch, self.compute = START, 0, 0, 0.0
         self.skill = Skill()
         self.paused = self.stopped = False
@@ -79,7 +94,7 @@ class SimTrainer:
         self._recent: deque[float] = deque(maxlen=10)
         self._best = 0.0
         self._checkpoints: list[_Checkpoint] = []
-        info = RunInfo(
+        self._info = RunInfo(
             run_uid=f"sim-{seed}",
             name=f"sim-{seed}",
             created_at=START,
@@ -89,21 +104,24 @@ class SimTrainer:
             algorithm="cispo",
             model="latent-skill",
         )
-        write_atomic(rundir.info, info.model_dump_json())
-        self.agent = Agent(
-            rundir,
-            info,
-            {"lr_scale": 1.0, "prompts_per_step": float(prompts)},
-            rails or GuardRails(),
+        write_atomic(rundir.info, self._info.model_dump_json())
+        self.agent = self._start()
+        self.values = self.agent.values
+        self._evaluate()
+        self._boundary()
+
+    def _start(self) -> Agent:
+        return Agent(
+            self._rundir,
+            self._info,
+            {"lr_scale": 1.0, "prompts_per_step": float(self._prompts)},
+            self._rails,
             (Action.checkpoint, Action.rollback, Action.pause, Action.resume, Action.stop),
-            port=port,
+            port=self._port,
             token_limit=TOKEN_LIMIT,
             poll_seconds=None,
             clock=lambda: self.now,
         )
-        self.values = self.agent.values
-        self._evaluate()
-        self._boundary()
 
     @property
     def checkpoints(self) -> tuple[CheckpointState, ...]:
@@ -128,6 +146,24 @@ class SimTrainer:
         while self.step() and not self.paused:
             pass
 
+    def inject(self, fault: Fault) -> None:
+        """One more fault for the script."""
+        self._faults[fault] = fault.steps
+
+    def restart(self) -> None:
+        """The process is killed, and a new one goes on from the newest checkpoint that is not bad, or from the start."""
+        kept = [each for each in self._checkpoints if each.state.health is not Health.bad]
+        if kept:
+            self._restore(kept[-1])
+        else:
+            self.skill, self.step_number, self.compute = Skill(), 0, 0.0
+        self.paused = False
+        self._recent.clear()
+        self.now += 5.0
+        self.agent = self._start()
+        self.values = self.agent.values
+        self._boundary()
+
     def close(self) -> None:
         """End the agent."""
         self.agent.close()
@@ -151,7 +187,7 @@ class SimTrainer:
         self._recent.append(sum(groups) / (prompts * SAMPLES))
         self._best = max(self._best, self._recent_ratio())
         self.agent.step(report)
-        if self.step_number % EVAL_EVERY == 0:
+        if self.step_number % self._tempo.eval_every == 0:
             self._evaluate()
             if not skipped:
                 self._save()
@@ -233,7 +269,7 @@ class SimTrainer:
         )
 
     def _evaluate(self) -> None:
-        groups = passes(self.skill.pass_ratio, EVAL_PROMPTS, EVAL_SAMPLES, self._rng)
+        groups = passes(self.skill.pass_ratio, self._tempo.eval_prompts, EVAL_SAMPLES, self._rng)
         self.now += 1.0
         self.agent.evaluation(
             EvalReport(
@@ -241,10 +277,10 @@ class SimTrainer:
                 step=self.step_number,
                 branch=self.branch,
                 compute=self.compute,
-                prompts=EVAL_PROMPTS,
+                prompts=self._tempo.eval_prompts,
                 k=EVAL_SAMPLES,
-                pass_ratio=sum(groups) / (EVAL_PROMPTS * EVAL_SAMPLES),
-                pass_at_k=sum(map(bool, groups)) / EVAL_PROMPTS,
+                pass_ratio=sum(groups) / (self._tempo.eval_prompts * EVAL_SAMPLES),
+                pass_at_k=sum(map(bool, groups)) / self._tempo.eval_prompts,
                 mean_length=30 + 9 * self.skill.potential,
                 truncated_ratio=self.skill.truncated_ratio,
                 seconds=1.0,
@@ -272,7 +308,7 @@ class SimTrainer:
         """Good: neither it nor the steps after it lie below what the run has shown. Bad: it does itself."""
         now = self._recent_ratio()
         for index, each in enumerate(self._checkpoints):
-            old_enough = self.step_number - each.state.step >= PROOF_STEPS
+            old_enough = self.step_number - each.state.step >= self._tempo.proof_steps
             if each.state.health is not Health.fresh or each.state.branch != self.branch or not old_enough:
                 continue
             if each.recent < each.best - TOLERANCE:
@@ -336,10 +372,13 @@ class SimTrainer:
         if not found:
             return "the checkpoint is gone"
         checkpoint = found[0]
-        self.skill, self.compute = checkpoint.skill, checkpoint.compute
-        self.step_number, self.branch = checkpoint.state.step, self.branch + 1
+        self._restore(checkpoint)
+        self.branch += 1
         self._checkpoints = [each for each in self._checkpoints if each.state.step <= checkpoint.state.step]
         self._faults = {fault: 0 if 0 < left < fault.steps else left for fault, left in self._faults.items()}
         self._recent.clear()
         self.now += 2.0
         return ""
+
+    def _restore(self, checkpoint: _Checkpoint) -> None:
+        self.skill, self.compute, self.step_number = checkpoint.skill, checkpoint.compute, checkpoint.state.step

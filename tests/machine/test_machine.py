@@ -1,0 +1,291 @@
+"""A machine that plays network, disk, people and bad luck against the real controller, agent, journal and transport.
+
+Invariants of the design that a controller, an agent and a simulated trainer can break; the trainer's own (a prompt once
+per epoch, no stale sample, no non-finite checkpoint) are held by tests/trainer:
+
+1 no action on missing, stale or NaN data      4 rollback only to a good checkpoint, with a change, limited
+2 on disk before published, nothing repeated   8 every decision again from the journal, bit for bit
+3 values inside the clamps                     9 nothing without the key, nothing from a fenced controller
+
+`SCALERL_MACHINE_EXAMPLES=10000 pytest tests/machine` is the nightly profile.
+"""
+
+import os
+from collections import Counter
+
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from controlplane.contract.approvals import Approval, Order
+from controlplane.contract.documents import Desired, Health, Said, Setting
+from controlplane.contract.rundir import write_atomic
+from controlplane.decide import Kind, Purpose
+from controlplane.journal import EntryKind, Journal
+from controlplane.post import say
+from controlplane.replay import replay
+from controlplane.sim.faults import lr_fault, nan, stall
+from tests.machine.world import ORDERS, POLICY, RAILS, World
+
+EXAMPLES = int(os.environ.get("SCALERL_MACHINE_EXAMPLES", "12"))
+CRASHES = (
+    "before the journal", "after the journal", "between journal and document", "after the line of the publication",
+)  # fmt: skip
+
+
+class Machine(RuleBasedStateMachine):
+    """See the module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = World()
+        self.forged: set[str] = set()
+        self.people = 0
+
+    @initialize(steps=st.integers(8, 14))
+    def begin(self, steps: int) -> None:
+        self.world.seat()
+        for _ in range(steps):
+            self.world.trainer.step()
+            self._look(0)
+
+    # The run goes on
+
+    @rule(steps=st.integers(1, 5), watched=st.booleans())
+    def steps(self, steps: int, watched: bool) -> None:
+        for _ in range(steps):
+            self.world.trainer.step()
+            if watched:
+                self._look(0)
+
+    @rule(fault=st.sampled_from(("nan", "nan", "nans", "lr", "stall")))
+    def breaks(self, fault: str) -> None:
+        at = self.world.trainer.step_number + 1
+        script = {"nan": nan(at), "nans": nan(at, 4), "lr": lr_fault(at, 8, 4), "stall": stall(at, 300)}
+        self.world.trainer.inject(script[fault])
+        self.world.trainer.step()
+        self._look(0)
+
+    @rule()
+    def trainer_restarts(self) -> None:
+        self.world.trainer.restart()
+
+    # Looks
+
+    @rule(which=st.integers(0, 2))
+    def tick(self, which: int) -> None:
+        self._look(which)
+
+    @rule(mode=st.sampled_from(("good", "good", "missing", "stale", "nan")))
+    def scrape(self, mode: str) -> None:
+        self.world.source.mode = mode
+
+    @rule(seconds=st.sampled_from((-86_400.0, -90.0, -1.0, 30.0, 90.0, 86_400.0)))
+    def clock_jumps(self, seconds: float) -> None:
+        for seat in self.world.seats[-1:]:
+            seat.offset += seconds
+
+    # Controllers come, go and overlap
+
+    @rule(where=st.sampled_from(CRASHES))
+    def controller_dies(self, where: str) -> None:
+        seat = self.world.seats[-1]
+        if seat.alive:
+            seat.journal.dies = where
+            self._look(0)
+            seat.journal.dies = ""
+
+    @rule()
+    def controller_dies_after_publishing(self) -> None:
+        self.world.seats[-1].post.dies = True
+
+    @rule()
+    def controller_is_killed(self) -> None:
+        if self.world.seats[-1].alive:
+            self.world.seats[-1].kill()
+
+    @rule()
+    def controller_starts(self) -> None:
+        self.world.seat()
+        self._published_again()
+
+    # Documents and acknowledgements get lost, come twice, come late
+
+    @rule()
+    def publication_is_lost(self) -> None:
+        self.world.seats[-1].post.loses = True
+
+    @precondition(lambda self: self.world.documents)
+    @rule(data=st.data())
+    def document_comes_again(self, data: st.DataObject) -> None:
+        document = data.draw(st.sampled_from(sorted(self.world.documents.values(), key=lambda d: d.decision_id)))
+        write_atomic(self.world.rundir.desired, document.model_dump_json())
+        self.world.trainer.step()
+
+    @rule(steps=st.integers(0, 2), data=st.data())
+    def acknowledgement_comes_late(self, steps: int, data: st.DataObject) -> None:
+        """The controller sees an older observed document, then the newest again."""
+        older = data.draw(st.sampled_from(range(len(self.world.observed))))
+        newest = self.world.rundir.observed.read_bytes()
+        self.world.rundir.observed.write_bytes(self.world.observed[older])
+        self._look(0)
+        self.world.rundir.observed.write_bytes(newest)
+        for _ in range(steps):
+            self.world.trainer.step()
+
+    @rule()
+    def acknowledgement_is_lost(self) -> None:
+        newest = self.world.rundir.observed.read_bytes()
+        self.world.rundir.observed.unlink()
+        self._look(0, unseen=True)
+        self.world.rundir.observed.write_bytes(newest)
+
+    # People, and those who would like to be
+
+    @rule(answer=st.sampled_from(("approve", "deny")), right=st.booleans())
+    def answers(self, answer: str, right: bool) -> None:
+        waiting = self.world.seats[-1].controller._evaluator.standing.waiting
+        known = waiting.decision_id if waiting is not None and right else "no-such-decision"
+        self._says(Approval(decision_id=str(known), answer=answer, by="ann", at=self._now()))
+
+    @rule(order=st.sampled_from(sorted(ORDERS)))
+    def orders(self, order: str) -> None:
+        self.people += 1
+        self._says(Order(order_id=f"order-{self.people}", action=order, by="ann", at=self._now()))
+
+    @rule(told=st.booleans())
+    def forges(self, told: bool) -> None:
+        seen, name = self.world.seen(), f"forged-{len(self.forged)}"
+        self.forged.add(name)
+        key = b"\1" * 32
+        if told:
+            word = Order(order_id=name, action="checkpoint", by="mallory", at=self._now())
+            said = Said(run_uid=seen.run_uid, word=word).signed(key)
+            write_atomic(self.world.rundir.said / f"{name}.json", said.model_dump_json())
+            return
+        document = Desired(
+            run_uid=seen.run_uid,
+            incarnation=seen.incarnation,
+            epoch=seen.epoch,
+            generation=seen.applied_generation + 1,
+            base_generation=seen.applied_generation,
+            decision_id=name,
+            issued_at=0.0,
+            expires_at_step=seen.step + 100,
+            set={"lr_scale": Setting(value=0.9)},
+            reason="trust me",
+        )
+        write_atomic(self.world.rundir.desired, document.signed(key).model_dump_json())
+        self.world.trainer.step()
+
+    # What must hold
+
+    @invariant()
+    def values_are_inside_the_clamps(self) -> None:
+        values = self.world.trainer.values
+        for name, clamp in POLICY.clamps.items():
+            assert clamp.min <= values[name] <= clamp.max, (name, values)
+
+    @invariant()
+    def nothing_happens_twice_unsigned_late_or_from_a_fenced_controller(self) -> None:
+        self.world.note()
+        answers = self.world.answers()
+        applied = [each for each in answers if each["ack"]["state"] == "applied" and each["source"] == "controller"]
+        ids = Counter(each["ack"]["decision_id"] for each in applied)
+        assert not ids or max(ids.values()) == 1, ids
+        assert self.forged.isdisjoint(ids)
+        epochs = [each["epoch"] for each in applied]
+        assert epochs == sorted(epochs), epochs
+        for each in applied:
+            document = self.world.documents.get(each["ack"]["decision_id"])
+            if document is not None:
+                assert each["handed_out_at"] <= document.expires_at_step, each
+                assert document.verified(self._key()), each
+
+    @invariant()
+    def rollbacks_go_to_good_checkpoints_change_something_and_are_limited(self) -> None:
+        rollbacks = self.world.trainer.rollbacks
+        assert len(rollbacks) <= min(RAILS.max_rollbacks, POLICY.budget.max_rollbacks)
+        for health, before, asked in rollbacks:
+            assert health is Health.good
+            assert any(before[name] != value for name, value in asked.items()), (before, asked)
+
+    @invariant()
+    def what_is_published_was_written_down_before(self) -> None:
+        if not self.world.rundir.desired.exists():
+            return
+        document = Desired.model_validate_json(self.world.rundir.desired.read_bytes())
+        if document.decision_id in self.forged:
+            return
+        journal = self.world.journal()
+        published = {e.body["decision_id"] for e in journal if e.kind is EntryKind.published}
+        decided = {e.body["decision"]["decision_id"] for e in journal if e.kind is EntryKind.look}
+        assert document.decision_id in published
+        assert document.decision_id in decided
+
+    def teardown(self) -> None:
+        try:
+            self._every_decision_comes_out_again()
+        finally:
+            self.world.close()
+
+    def _every_decision_comes_out_again(self) -> None:
+        if not self.world.rundir.journal.exists():
+            return
+        journal = Journal(self.world.rundir.journal, read_only=True)
+        try:
+            result = replay(journal)
+        finally:
+            journal.close()
+        assert result.differences == (), [d.fields() for d in result.differences[:3]]
+
+    # Helpers
+
+    def _look(self, which: int, unseen: bool = False) -> None:
+        """The newest controller but `which` looks, if it lives."""
+        seats = self.world.seats
+        if which >= len(seats) or not seats[-1 - which].alive:
+            return
+        seat, mode = seats[-1 - which], self.world.source.mode
+        evaluator = seat.controller._evaluator
+        result = seat.tick()
+        if result is None:
+            return
+        judgement, decision = result
+        if decision.kind is Kind.act and decision.purpose is not Purpose.order:
+            assert mode == "good" or (mode == "stale" and not judgement.stale), (mode, decision)
+            assert not unseen, decision
+            assert decision.decision_id
+        long_blind = judgement.stale and judgement.blind_seconds > POLICY.freshness.max_age_seconds
+        ended = decision.kind is Kind.act or "has stopped" in decision.reason
+        if long_blind and not ended:
+            assert "stale" in evaluator.standing.said or decision.rule == "stale", decision
+
+    def _published_again(self) -> None:
+        """A controller that starts publishes what still waits for an answer: nothing is lost by a crash."""
+        seat = self.world.seats[-1]
+        pending = seat.controller._evaluator.standing.pending if seat.alive else None
+        if pending is not None:
+            assert (
+                Desired.model_validate_json(self.world.rundir.desired.read_bytes()).decision_id == pending.decision_id
+            )
+
+    def _says(self, word: Approval | Order) -> None:
+        say(self.world.rundir, word)
+
+    def _now(self) -> float:
+        return self.world.trainer.now + self.world.seats[-1].offset
+
+    def _key(self) -> bytes:
+        return bytes.fromhex(self.world.rundir.key.read_text().strip())
+
+
+Machine.TestCase.settings = settings(
+    max_examples=EXAMPLES,
+    stateful_step_count=25,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=(Phase.explicit, Phase.generate, Phase.shrink) if EXAMPLES > 100 else (Phase.explicit, Phase.generate),
+    derandomize=EXAMPLES <= 100,
+)
+TestMachine = Machine.TestCase

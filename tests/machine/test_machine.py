@@ -42,7 +42,7 @@ class Machine(RuleBasedStateMachine):
         self.forged: set[str] = set()
         self.people = 0
 
-    @initialize(steps=st.integers(8, 14))
+    @initialize(steps=st.integers(9, 16))
     def begin(self, steps: int) -> None:
         self.world.seat()
         for _ in range(steps):
@@ -66,10 +66,6 @@ class Machine(RuleBasedStateMachine):
         self.world.trainer.step()
         self._look(0)
 
-    @rule()
-    def trainer_restarts(self) -> None:
-        self.world.trainer.restart()
-
     # Looks
 
     @rule(which=st.integers(0, 2))
@@ -79,11 +75,6 @@ class Machine(RuleBasedStateMachine):
     @rule(mode=st.sampled_from(("good", "good", "missing", "stale", "nan")))
     def scrape(self, mode: str) -> None:
         self.world.source.mode = mode
-
-    @rule(seconds=st.sampled_from((-86_400.0, -90.0, -1.0, 30.0, 90.0, 86_400.0)))
-    def clock_jumps(self, seconds: float) -> None:
-        for seat in self.world.seats[-1:]:
-            seat.offset += seconds
 
     # Controllers come, go and overlap
 
@@ -95,25 +86,30 @@ class Machine(RuleBasedStateMachine):
             self._look(0)
             seat.journal.dies = ""
 
-    @rule()
-    def controller_dies_after_publishing(self) -> None:
-        self.world.seats[-1].post.dies = True
+    @rule(what=st.sampled_from(("starts", "starts", "is killed", "dies after publishing", "loses a publication")))
+    def controller(self, what: str) -> None:
+        newest = self.world.seats[-1]
+        if what == "starts":
+            self.world.seat()  # the one before does not know yet
+            self._published_again()
+        elif what == "is killed" and newest.alive:
+            newest.kill()
+        elif what == "dies after publishing":
+            newest.post.dies = True
+        elif what == "loses a publication":
+            newest.post.loses = True
 
-    @rule()
-    def controller_is_killed(self) -> None:
-        if self.world.seats[-1].alive:
-            self.world.seats[-1].kill()
-
-    @rule()
-    def controller_starts(self) -> None:
-        self.world.seat()
-        self._published_again()
+    @rule(what=st.sampled_from(("trainer restarts", "clock jumps", "forged word", "forged document")), data=st.data())
+    def bad_luck(self, what: str, data: st.DataObject) -> None:
+        if what == "trainer restarts":
+            self.world.trainer.restart()
+        elif what == "clock jumps":
+            jump = data.draw(st.sampled_from((-86_400.0, -90.0, -1.0, 30.0, 90.0, 86_400.0)))
+            self.world.seats[-1].offset += jump
+        else:
+            self._forges(told=what == "forged word")
 
     # Documents and acknowledgements get lost, come twice, come late
-
-    @rule()
-    def publication_is_lost(self) -> None:
-        self.world.seats[-1].post.loses = True
 
     @precondition(lambda self: self.world.documents)
     @rule(data=st.data())
@@ -122,39 +118,38 @@ class Machine(RuleBasedStateMachine):
         write_atomic(self.world.rundir.desired, document.model_dump_json())
         self.world.trainer.step()
 
-    @rule(steps=st.integers(0, 2), data=st.data())
-    def acknowledgement_comes_late(self, steps: int, data: st.DataObject) -> None:
-        """The controller sees an older observed document, then the newest again."""
-        older = data.draw(st.sampled_from(range(len(self.world.observed))))
-        newest = self.world.rundir.observed.read_bytes()
-        self.world.rundir.observed.write_bytes(self.world.observed[older])
-        self._look(0)
-        self.world.rundir.observed.write_bytes(newest)
+    @rule(lost=st.booleans(), steps=st.integers(0, 2), data=st.data())
+    def acknowledgement_is_late_or_lost(self, lost: bool, steps: int, data: st.DataObject) -> None:
+        """The controller sees no observed document, or an older one, and later the newest again."""
+        place, older = self.world.rundir.observed, data.draw(st.sampled_from(range(len(self.world.observed))))
+        newest = place.read_bytes()
+        if lost:
+            place.unlink()
+        else:
+            place.write_bytes(self.world.observed[older])
+        self._look(0, unseen=lost)
+        place.write_bytes(newest)
         for _ in range(steps):
             self.world.trainer.step()
 
-    @rule()
-    def acknowledgement_is_lost(self) -> None:
-        newest = self.world.rundir.observed.read_bytes()
-        self.world.rundir.observed.unlink()
-        self._look(0, unseen=True)
-        self.world.rundir.observed.write_bytes(newest)
-
     # People, and those who would like to be
 
-    @rule(answer=st.sampled_from(("approve", "deny")), right=st.booleans())
-    def answers(self, answer: str, right: bool) -> None:
+    @rule(
+        word=st.sampled_from(
+            ("approve", "approve", "deny", "approve something else", "pause", "resume", "resume", "checkpoint")
+        )
+    )
+    def people_say(self, word: str) -> None:
+        if word in ORDERS:
+            self.people += 1
+            self._says(Order(order_id=f"order-{self.people}", action=word, by="ann", at=self._now()))
+            return
         waiting = self.world.seats[-1].controller._evaluator.standing.waiting
-        known = waiting.decision_id if waiting is not None and right else "no-such-decision"
+        known = waiting.decision_id if waiting is not None and "else" not in word else "no-such-decision"
+        answer = "deny" if word == "deny" else "approve"
         self._says(Approval(decision_id=str(known), answer=answer, by="ann", at=self._now()))
 
-    @rule(order=st.sampled_from(sorted(ORDERS)))
-    def orders(self, order: str) -> None:
-        self.people += 1
-        self._says(Order(order_id=f"order-{self.people}", action=order, by="ann", at=self._now()))
-
-    @rule(told=st.booleans())
-    def forges(self, told: bool) -> None:
+    def _forges(self, told: bool) -> None:
         seen, name = self.world.seen(), f"forged-{len(self.forged)}"
         self.forged.add(name)
         key = b"\1" * 32

@@ -53,7 +53,7 @@ class Course:
             samples=samples,
             levels=Levels.draw(rng),
             step_seconds=float(np.exp(rng.uniform(math.log(20), math.log(300)))),
-            eval_every=max(10, steps // 20),
+            eval_every=max(10, steps // 40),
             checkpoint_every=int(rng.choice((10, 20, 25, 50))),
             gen_length=float(np.exp(rng.uniform(math.log(100), math.log(4000)))),
             gen_length_growth=float(rng.uniform(-0.3, 1.0)),

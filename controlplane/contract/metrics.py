@@ -37,10 +37,10 @@ TOKENS = (
 )
 """Bucket bounds in tokens. 15,000 is a bound because a bucket quantile is exact only there; the run's limit is added."""
 STEP_SECONDS = (0.5, 2, 10, 30, 60, 120, 300, 1200)
-ROLLOUT_SECONDS = (1, 5, 15, 60, 120, 300, 900, 3600)
-PROMPT_TOKENS = (256, 512, 1024, 2048, 8192)
+ROLLOUT_SECONDS = (5, 30, 120, 600, 3600)
+PROMPT_TOKENS = (512, 2048, 8192)
 SYNC_SECONDS = (0.5, 5, 30)
-CHECKPOINT_SECONDS = (5, 30, 120, 600)
+CHECKPOINT_SECONDS = (30, 300)
 REWARD = (-1, -0.5, 0, 0.25, 0.5, 0.75, 1)
 STALENESS = (0, 1, 2, 4, 8, 16)
 """Each bound is a series for every run, for good: there are as many as somebody reads."""
@@ -182,7 +182,7 @@ CONTROLLER: tuple[Metric, ...] = (
     _metric("rl_policy_threshold", "gauge", "Threshold in force of a detector.", detector=()),
     _metric("rl_policy_info", "info", "Name and hash of the policy in force."),
     _metric("rl_controller_decisions_total", "counter", "Decisions that somebody hears of, by rule, action and what became of them; looks that only hold are not counted.", rule=(), action=(), result=()),
-    _metric("rl_controller_action_seconds", "histogram", "Time from a decision to the trainer's answer.", "seconds", (5, 30, 120, 600), action=()),
+    _metric("rl_controller_action_seconds", "histogram", "Time from a decision to the trainer's answer.", "seconds", (10, 60, 600), action=()),
     _metric("rl_controller_verdicts_total", "counter", "Actions judged afterwards, by whether the pass rate returned to what it was.", helped=("true", "false")),
     _metric("rl_controller_notices_total", "counter", "Notices about decisions, by where to and what became of them; dropped ones found the queue full.", channel=("grafana", "webhook"), result=("sent", "failed", "dropped")),
     _metric("rl_controller_rollbacks_remaining", "gauge", "Rollbacks left in the budget of the policy."),

@@ -174,6 +174,26 @@ def test_scalerl_protocol_reproduces_its_two_grid_results(
     assert np.mean(np.array(truth) - fit.predict(later)) == pytest.approx(short, abs=0.0006)
 
 
+def test_the_protocol_is_curve_fit_on_every_pair_of_the_grid() -> None:
+    from scipy.optimize import curve_fit
+
+    compute, rate = (np.array(column) for column in zip(*TRAIN, strict=True))
+    a_grid, mid_grid = np.linspace(0.56, 0.68, 7), np.linspace(1500, 4500, 7)
+    losses = {}
+    for a in a_grid:
+        for mid in mid_grid:
+
+            def law(c: np.ndarray, b: float, a: float = a, mid: float = mid) -> np.ndarray:
+                return 0.4 + (a - 0.4) / (1.0 + (mid / c) ** b)
+
+            (b,), _ = curve_fit(law, compute[2:], rate[2:], p0=[1.0])
+            losses[float(a), float(mid)] = float(((law(compute[2:], b) - rate[2:]) ** 2).sum()), float(b)
+    best = min(losses, key=lambda pair: losses[pair][0])
+    fit = fit_scalerl(compute, rate, 0.4, a_grid=a_grid, c_mid_grid=mid_grid)
+    assert (fit.A, fit.C_mid) == best
+    assert pytest.approx(losses[best][1], rel=1e-9) == fit.B
+
+
 def test_protocol_refuses_columns_it_cannot_fit() -> None:
     with pytest.raises(ValueError, match="equal length"):
         fit_scalerl([2000.0, 3000.0], [0.5], 0.4)

@@ -84,7 +84,12 @@ def fit(
         budget, tuple(at or ()), upto, chosen, target, least_gain, price, per_hour, tuple(change or ())
     )
     try:
-        belief = fitting.prior_of([read(path) for path in prior or []])
+        finished = [read(path) for path in prior or []]
+        if len(units := dict.fromkeys(one.unit for one in [*finished, *curves])) > 1 and finished:
+            raise FileError(
+                f"--prior: compute is in {' and in '.join(units)}; finished runs need the unit of the new one"
+            )
+        belief = fitting.prior_of(finished)
         fits = [fitting.fit(curve, question, belief) for curve in curves]
     except ValueError as error:
         raise FileError(str(error)) from None

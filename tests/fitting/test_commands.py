@@ -71,6 +71,7 @@ def test_fit_takes_finished_runs_as_a_prior_and_point_fits_for_comparison(log: P
 
 
 def test_fit_refuses_what_it_cannot_answer(log: Path) -> None:
+    hours = write_csv(log.parent / "hours.csv", ["gpu_hours", "eval_pass_rate"], points())
     for words, says in (
         (("fit",), "nothing to fit"),
         (("fit", log, "--method", "magic"), "--method: must be one of posterior"),
@@ -78,6 +79,9 @@ def test_fit_refuses_what_it_cannot_answer(log: Path) -> None:
         (("fit", log, "--at", "10"), "before the last observed"),
         (("fit", log, "--prometheus", "http://127.0.0.1:1"), "belong together"),
         (("fit", log, "--target", "1.5"), "target 1.5"),
+        (("fit", log, "--upto", "-1"), "no point at or before compute -1"),
+        (("fit", log, "--prior", hours), "steps|GPU-hours; finished runs need the unit"),
+        (("fit", log.parent / "none.csv"), "none.csv: cannot be read"),
     ):
         with pytest.raises(FileError, match=says):
             run(*words)

@@ -1,8 +1,10 @@
 """What the controller exports of itself: every decision that concerns a person is counted, and counted once."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from controlplane.contract.rundir import RunDir
+from controlplane.decide import Evaluator
 from controlplane.sim.faults import lr_fault
 from controlplane.sources.scrape import ScrapeSource
 from tests.loop.simulated import Bench
@@ -44,3 +46,30 @@ def test_a_page_about_missing_data_is_counted(tmp_path: Path) -> None:
         bench.step()
     assert counts(bench.rundir)[series("stale", "page", "page")] == 1
     bench.close()
+
+
+def test_every_held_out_set_is_exported_with_the_coverage_its_forecasts_have_shown(tmp_path: Path) -> None:
+    from controlplane.decide.outlook import Outlooks
+    from controlplane.decide.standing import Standing
+    from controlplane.policy import load
+    from controlplane.telemetry import Telemetry
+    from tests.decide.test_outlook import look, rate_at
+
+    policy = load("demo")
+    outlooks = Outlooks(policy.forecast.model_copy(update={"axis": "step"}))
+    evaluator, telemetry = Evaluator(policy), Telemetry(RunDir(tmp_path), policy, "hash", "run")
+    for step in range(3, 60, 3):
+        snapshot = look(step, {"held_out": rate_at(step), "harder": rate_at(step, 0.4)})
+        outlooks.take_in(snapshot, 0)
+    judgement, decision = evaluator.look(snapshot)
+    judgement = replace(judgement, forecasts=outlooks.views)
+    telemetry.record(snapshot, judgement, decision, Standing(), 0.001)
+    names = {"rl_forecast_coverage_ratio", "rl_forecast_scored_evaluations", "rl_forecast_pass_ratio", "rl_fit_points"}
+    values = ScrapeSource(RunDir(tmp_path).controller_target).read(names).values
+    telemetry.close()
+    for name, view in outlooks.views.items():
+        assert values[f'rl_fit_points{{curve="{name}"}}'] == 19
+        assert values[f'rl_forecast_scored_evaluations{{curve="{name}"}}'] == view.scored > 5
+        for nominal, share in view.coverage.items():
+            assert values[f'rl_forecast_coverage_ratio{{curve="{name}",nominal="{nominal}"}}'] == share
+    assert values['rl_forecast_pass_ratio{curve="harder",q="0.5"}'] < 0.5

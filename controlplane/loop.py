@@ -17,6 +17,7 @@ from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any, Protocol
 
+from controlplane import shortcut
 from controlplane.agent import read_key
 from controlplane.contract.documents import Desired, Observed
 from controlplane.contract.rundir import RunDir
@@ -25,6 +26,7 @@ from controlplane.detect import SERIES
 from controlplane.journal import EntryKind, Journal, JournalError, LeaseLostError
 from controlplane.policy import Policy
 from controlplane.post import Post
+from controlplane.shortcut import Action
 from controlplane.snapshot import Snapshot
 from controlplane.sources import MetricSource, QuerySource, SourceError
 from controlplane.telemetry import Telemetry
@@ -70,6 +72,8 @@ class Controller:
         self._evaluator = Evaluator(policy)
         self._epoch = 0
         self._telemetry: Telemetry | None = None
+        self._action: Action | None = None
+        self._since_shortcut = 0
         self._policy_text = policy_text
         self._observers: list[Observer] = []
 
@@ -126,11 +130,16 @@ class Controller:
         started = time.perf_counter()
         judgement, decision = self._evaluator.look(snapshot)
         seconds = time.perf_counter() - started
-        self._journal.append([(EntryKind.look, _body(snapshot, judgement, decision))], snapshot.at)
+        (line,) = self._journal.append([(EntryKind.look, _body(snapshot, judgement, decision))], snapshot.at)
         if decision.decision_id in {order.order_id for order in snapshot.orders}:
             self._post.done(str(decision.decision_id))
         if decision.kind is Kind.act:
+            self._action = (decision, snapshot.observed)
             self._publish(decision, snapshot.observed)
+        self._since_shortcut += 1
+        if self._since_shortcut >= shortcut.EVERY:
+            shortcut.save(self._rundir.shortcut, self._evaluator, self._action, line)
+            self._since_shortcut = 0
         if self._telemetry is not None:
             self._telemetry.record(snapshot, judgement, decision, self._evaluator.standing, seconds)
         for observer in self._observers:
@@ -231,18 +240,23 @@ class Controller:
             raise SourceError(f"signal {next(iter(queries))} has a query, which needs --prometheus")
         return self._source.ask(queries)
 
-    def _recall(self) -> tuple[Decision, Observed | None] | None:
+    def _recall(self) -> Action | None:
         """Feed the journal to the evaluator; the action that still waits for an answer, with what it was decided on."""
-        action: tuple[Decision, Observed | None] | None = None
-        count = 0
-        for entry in self._journal.entries(kind=EntryKind.look):
+        self._action, after, count = None, 0, 0
+        if found := shortcut.load(self._rundir.shortcut, self._evaluator, self._journal):
+            self._evaluator, self._action, after = found.evaluator, found.action, found.seq
+        for entry in self._journal.entries(after=after, kind=EntryKind.look):
             snapshot = Snapshot.model_validate(entry.body["snapshot"])
             decision = Decision.model_validate(entry.body["decision"])
             self._evaluator.recall(snapshot, decision)
-            action = (decision, snapshot.observed) if decision.kind is Kind.act else action
+            self._action = (decision, snapshot.observed) if decision.kind is Kind.act else self._action
             count += 1
-        if count:
-            log.info("carries on from %d looks in the journal", count)
+            if count % shortcut.EVERY == 0:
+                shortcut.save(self._rundir.shortcut, self._evaluator, self._action, entry)
+        if after or count:
+            log.info("carries on from the journal; %d looks folded%s", count, " after a shortcut" if after else "")
+        self._since_shortcut = count % shortcut.EVERY
+        action = self._action
         return action if action and self._evaluator.standing.pending == action[0] else None
 
     def _publish(self, decision: Decision, observed: Observed | None) -> None:

@@ -8,7 +8,7 @@
       probes/               one record for each probe: its arms, step by step and prompt by prompt
       checkpoints/          one directory each, manifest.json last
       control/              key (0600) · desired.json <- controller · observed.json <- agent · control.jsonl acks · said/ <- people
-      controller/           journal.db, or journal.url that says where it is · target.json of the controller's exporter ·
+      controller/           journal.db, or journal.url that says where it is · shortcut for the next start · target.json of the controller's exporter ·
                             metrics.db, what both pages said over time
       trainer.log  controller.log  report.html
 
@@ -122,6 +122,10 @@ class RunDir:
     @property
     def journal(self) -> Path:
         return self.controller / "journal.db"
+
+    @property
+    def shortcut(self) -> Path:
+        return self.controller / "shortcut"
 
     @property
     def journal_url(self) -> Path:

@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from controlplane.agent.stepjudge import PASS_WINDOW
 from controlplane.alerts import limits, rule_files
 from controlplane.decide import Evaluator
 from controlplane.detect import Outcome
@@ -28,6 +29,7 @@ from controlplane.sim import faults as make
 from controlplane.sim.course import Course
 from controlplane.sim.fast import START, FastRun
 from controlplane.sim.faults import Fault
+from controlplane.sim.learner import Law
 from controlplane.snapshot import Snapshot
 from tests.programs import require_program
 
@@ -54,11 +56,14 @@ NONFINITE = Pair("nonfinite", "RLNonFiniteStep", 0, 3)
 STALL = Pair("stalled", "RLTrainerStalled", 60, 0)
 NO_SIGNAL = Pair("no_signal", "RLNoSignalGroupsHigh", 1800, 5)
 UNSAVED = Pair("unsaved", "RLCheckpointStale", 300, 1)
-PAIRS = (TRUNCATION, LENGTH, NONFINITE, STALL, NO_SIGNAL, UNSAVED)
+PASS_RATE = Pair("pass_low", "RLPassRatioLow", 120 + 100 * STEP_SECONDS, 3)
+"""The trainer closes a window of 100 steps by itself, so the alert can be as late as that."""
+PAIRS = (PASS_RATE, TRUNCATION, LENGTH, NONFINITE, STALL, NO_SIGNAL, UNSAVED)
 
 FAULTS: dict[str, tuple[str, Fault | None, tuple[Pair, ...]]] = {
     "nothing": ("lecture", None, ()),
     "truncation explosion": ("guard", make.truncation_explosion(FAULT_STEP, 0.2), (TRUNCATION,)),
+    "LR fault": ("lecture", make.lr_fault(FAULT_STEP, 20, steps=150), (PASS_RATE, TRUNCATION)),
     "length explosion": ("lecture", make.length_explosion(FAULT_STEP, 0.05), (LENGTH,)),
     "NaN burst": ("guard", make.nan(FAULT_STEP, steps=8), (NONFINITE,)),
     "generator stall": ("guard", make.stall(FAULT_STEP, 1.5 * 3600), (STALL,)),
@@ -72,12 +77,29 @@ def record(fault: Fault | None) -> list[Snapshot]:
     """What a controller sees of the run; nobody acts."""
     course = replace(
         Course.draw(11, steps=300), step_seconds=STEP_SECONDS / 0.95, gen_length=2500.0, gen_length_growth=0.2, truncated=0.01,
-        truncated_early=0.0, checkpoint_every=20,
+        truncated_early=0.0, checkpoint_every=20, law=Law(0.7, 0.95, 100.0, 1.5, 64),
     )  # fmt: skip
     run, looks = FastRun(course, [fault] if fault else []), []
     while found := run.advance():
         looks += found
-    return looks
+    return windowed(looks)
+
+
+def windowed(looks: list[Snapshot]) -> list[Snapshot]:
+    """The looks with the window of 100 steps that the trainer's exporter closes, which the fast simulation leaves out."""
+    passes, verified, shown, found = 0.0, 0.0, dict[str, float](), []
+    passed, failed = (f'rl_rollout_samples_total{{outcome="{outcome}"}}' for outcome in ("pass", "fail"))
+    closed = 0
+    for look in looks:
+        metrics, step = look.metrics, int(look.metrics["rl_trainer_global_step"])
+        if step // PASS_WINDOW > closed:
+            closed = step // PASS_WINDOW
+            total = metrics[passed] + metrics[failed]
+            ratio = (metrics[passed] - passes) / (total - verified)
+            shown = {f'rl_rollout_window_pass_ratio{{window="{PASS_WINDOW}"}}': ratio}
+            passes, verified = metrics[passed], total
+        found.append(look.model_copy(update={"metrics": {**metrics, **shown}}))
+    return found
 
 
 def detected(looks: Sequence[Snapshot], policy: Policy) -> dict[str, float]:

@@ -87,7 +87,7 @@ def panel(kind: str, title: str, description: str, queries: Sequence[Query], def
         "description": f"{description}\n\nMetrics: {', '.join(f'`{name}`' for name in names)}",
         "datasource": SOURCE,
         "targets": _targets(queries),
-        "fieldConfig": {"defaults": {"noValue": NO_DATA, "mappings": text_mapping(), **defaults}, "overrides": []},
+        "fieldConfig": {"defaults": {"mappings": text_mapping(), **defaults}, "overrides": []},
         "options": options,
     }
 

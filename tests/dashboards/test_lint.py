@@ -98,6 +98,13 @@ def test_numbers_have_units_and_no_data_has_words(panel: dict[str, Any]) -> None
 
 
 @pytest.mark.parametrize("panel", PANELS)
+def test_names_of_lines_use_labels_that_the_query_keeps(panel: dict[str, Any]) -> None:
+    for target in panel["targets"]:
+        kept = {label.strip() for group in re.findall(r"by \(([^)]*)\)", target["expr"]) for label in group.split(",")}
+        assert set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"])) <= kept
+
+
+@pytest.mark.parametrize("panel", PANELS)
 def test_divisions_by_nothing_have_no_value(panel: dict[str, Any]) -> None:
     for target in panel["targets"]:
         for divisor in re.findall(r"/ (?:on \([\w, ]*\) )?(\S+)", target["expr"]):

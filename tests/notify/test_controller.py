@@ -21,9 +21,10 @@ class Stuck:
     name = "grafana"
 
     def __init__(self) -> None:
-        self.let_go = threading.Event()
+        self.let_go, self.got = threading.Event(), list[Notice]()
 
     def deliver(self, notice: Notice) -> None:
+        self.got.append(notice)
         self.let_go.wait(120)
 
 
@@ -31,11 +32,12 @@ class Journalist:
     """Looks at the journal at the moment in which it is told."""
 
     def __init__(self, journal: Journal) -> None:
-        self.journal, self.early = journal, list[Decision]()
+        self.journal, self.early, self.seen = journal, list[Decision](), 0
 
     def recall(self, snapshot: Snapshot, decision: Decision) -> None: ...
 
     def look(self, snapshot: Snapshot, decision: Decision) -> None:
+        self.seen += 1
         entry = self.journal.newest(EntryKind.look)
         if entry is None or entry.body["decision"] != decision.model_dump(mode="json"):
             self.early.append(decision)
@@ -63,7 +65,8 @@ def test_a_grafana_that_never_answers_changes_no_decision_and_is_told_after_the_
     # Ids hold the run's own uid; all else is the same, decision by decision.
     plain = [[d.model_dump(exclude={"decision_id"}) for d in decisions] for decisions in (alone, told)]
     assert repr(plain[0]) == repr(plain[1])
-    assert journalist.early == []
+    assert (journalist.seen, journalist.early) == (STEPS, [])
+    assert stuck.got[0].rule == "numbers-gone"
     # One inside the channel, one in the queue of one; every further one was let go.
     assert set(counts) <= {("grafana", "dropped")}
     stuck.let_go.set()

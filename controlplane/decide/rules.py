@@ -22,6 +22,8 @@ from controlplane.policy.models import Policy, Rule
 from controlplane.snapshot import Snapshot
 
 STALE = "stale"
+EPISODE_ENDS_AFTER = 25
+"""Steps of silence after which the same trouble is told again."""
 _PRIORITY = ("safety", "efficiency", "tuning")
 _CHANGES = (Kind.act, Kind.waiting)
 
@@ -36,12 +38,18 @@ def decide(policy: Policy, snapshot: Snapshot, judgement: Judgement, standing: S
 
 
 def episodes(policy: Policy, judgement: Judgement) -> frozenset[str]:
-    """Rules whose trouble is still there, and `stale` while the data are too old.
+    """Rules whose trouble is still there or was a moment ago, and `stale` while the data are too old.
 
-    An episode lasts as long as any of the keys in `all` stands: the others may flicker, and a person is told once.
+    An episode lasts until all keys in `all` have been silent for a while: alarms flicker around a threshold, and a person
+    is told once.
     """
+    never = EPISODE_ENDS_AFTER + 1
+    flicker = [
+        name for name, config in policy.detectors.items() if config.kind != "stall"
+    ]  # a step ends a stall for good
+    lately = {name for name in flicker if judgement.since_breach.get(name, never) <= EPISODE_ENDS_AFTER}
     breached = {name for name, finding in judgement.findings.items() if finding.outcome is Outcome.breach}
-    names = {rule.name for rule in policy.rules if not breached.isdisjoint(rule.when.all)}
+    names = {rule.name for rule in policy.rules if not (lately | breached).isdisjoint(rule.when.all)}
     return frozenset(names | {STALE} if judgement.stale else names)
 
 

@@ -7,7 +7,7 @@ import pytest
 from controlplane.contract.documents import Ack, AckState, Action, Health, Phase
 from controlplane.decide import Decision, Evaluator, Kind
 from controlplane.detect import Outcome
-from controlplane.policy import Autonomy, Policy, load
+from controlplane.policy import Autonomy, Policy, load, parse
 from tests.looks import Run
 
 DEMO = load("demo")
@@ -369,3 +369,19 @@ def test_the_forecast_follows_the_lineage_after_a_rollback() -> None:
     assert after is not None
     assert (after.step, after.branch, after.points) == (60, 1, 11)  # ten up to step 50, and the new one
     assert 0.0 <= after.quantiles["0.1"] <= after.quantiles["0.5"] <= after.quantiles["0.9"] <= 1.0
+
+
+def test_an_alarm_that_flickers_is_told_once_and_again_after_silence() -> None:
+    policy = parse(
+        "policy: v1\nname: flicker\ndetectors:\n  cut: {kind: level, signal: truncation, above: 0.3, consecutive: 1}\n"
+        "rules:\n  - {name: cut, when: {all: [cut]}, then: {page: true}}\n"
+    )
+    run, evaluator = Run(), Evaluator(policy)
+
+    def paged(steps: int, truncation: float) -> int:
+        return sum(evaluator.look(run.advance(truncation=truncation))[1].kind is Kind.page for _ in range(steps))
+
+    paged(3, 0.0)
+    assert sum(paged(1, share) for share in (0.6, 0.0, 0.6, 0.0, 0.0, 0.6) * 5) == 1
+    assert paged(30, 0.0) == 0
+    assert paged(1, 0.6) == 1

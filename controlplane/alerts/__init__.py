@@ -5,10 +5,11 @@ from controlplane.alerts.limits import Limits, limits
 from controlplane.alerts.model import Alert, Recording, Story
 from controlplane.alerts.promql import metric_names
 from controlplane.alerts.recordings import RECORDINGS
-from controlplane.alerts.rulefiles import dump, rule_files
+from controlplane.alerts.rulefiles import RUNBOOKS, dump, rule_files
 
 __all__ = [
     "RECORDINGS",
+    "RUNBOOKS",
     "Alert",
     "Limits",
     "Recording",

@@ -9,7 +9,6 @@ from controlplane.alerts.limits import Limits
 from controlplane.alerts.model import Alert, Story
 from controlplane.alerts.recordings import RECORDINGS
 
-INTERVAL = "15s"
 RUNBOOKS = "docs/runbooks"
 """Where the runbooks are read, in front of `/<alert>.md`; a site of your own: `scalerl prometheus config --runbooks URL`."""
 
@@ -31,18 +30,21 @@ def dump(document: object, head: str) -> str:
     return comment + yaml.dump(document, Dumper=_Dumper, sort_keys=False, width=10_000, allow_unicode=True)
 
 
-def rule_files(limits: Limits, runbooks: str = RUNBOOKS) -> dict[str, str]:
-    """File name -> text of every rule file: recording rules, and one file per group of alerts."""
+def rule_files(limits: Limits, runbooks: str = RUNBOOKS, interval: int = 15) -> dict[str, str]:
+    """File name -> text of every rule file: recording rules, and one file per group of alerts.
+
+    `interval` is the time between two evaluations in seconds; more often than pages are scraped finds nothing new.
+    """
     head = f"Generated from policy {limits.policy}: python -m controlplane.alerts. Do not edit."
     recordings = {
         "name": "rl-recording",
-        "interval": INTERVAL,
+        "interval": f"{interval}s",
         "rules": [{"record": rule.record, "expr": rule.expr} for rule in RECORDINGS],
     }
     files = {"rl-recording.yaml": dump({"groups": [recordings]}, head)}
     for name, members in groups(limits).items():
         rules = [_rule(alert, runbooks) for alert in members]
-        files[f"{name}.yaml"] = dump({"groups": [{"name": name, "interval": INTERVAL, "rules": rules}]}, head)
+        files[f"{name}.yaml"] = dump({"groups": [{"name": name, "interval": f"{interval}s", "rules": rules}]}, head)
     return files
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from controlplane.alerts import limits, rule_files
+from controlplane.alerts import RUNBOOKS, limits, rule_files
 from controlplane.contract.rundir import write_atomic
 from controlplane.contract.yamlfile import FileError
 from controlplane.policy import find, parse
@@ -26,7 +26,7 @@ Pages = Annotated[
 ]
 Alertmanager = Annotated[str, typer.Option(metavar="HOST:PORT", help="Send alerts to this Alertmanager.")]
 Runbooks = Annotated[str, typer.Option(help="Address in front of the runbook links.")]
-Interval = Annotated[int, typer.Option(min=1, help="Seconds between two scrapes.")]
+Interval = Annotated[int, typer.Option(min=1, help="Seconds between two scrapes, and two evaluations of the rules.")]
 
 _SHIPPED = "lecture"
 
@@ -50,7 +50,7 @@ def _write(
         beside = [Extra.parse(page) for page in vllm], [Extra.parse(page) for page in dcgm]
     except ValueError as error:
         raise FileError(str(error)) from None
-    for file, rules in (rule_files(numbers, runbooks) if runbooks else rule_files(numbers)).items():
+    for file, rules in rule_files(numbers, runbooks or RUNBOOKS, interval).items():
         write_atomic(folder / "rules" / file, rules)
     write_atomic(folder / "prometheus.yml", configuration(folder, interval, alertmanager, *beside))
     mirror(runs, folder / "targets")

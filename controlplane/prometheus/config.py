@@ -43,7 +43,9 @@ def configuration(
     scrapes: list[dict[str, Any]] = [
         {
             "job_name": "scalerl",
-            "file_sd_configs": [{"files": [f"{data.resolve()}/targets/*.json"], "refresh_interval": "15s"}],
+            "file_sd_configs": [
+                {"files": [f"{data.resolve()}/targets/*.json"], "refresh_interval": f"{min(interval, 15)}s"}
+            ],
         }
     ]
     for job, extras, kept in (("vllm", vllm, "vllm:.*"), ("dcgm", dcgm, "DCGM_.*")):
@@ -56,7 +58,7 @@ def configuration(
                 }
             )
     document: dict[str, Any] = {
-        "global": {"scrape_interval": f"{interval}s", "evaluation_interval": "15s"},
+        "global": {"scrape_interval": f"{interval}s", "evaluation_interval": f"{interval}s"},
         "rule_files": [f"{data.resolve()}/rules/*.yaml"],
         "scrape_configs": scrapes,
     }

@@ -105,8 +105,8 @@ def test_check_names_what_is_wrong(tmp_path: Path) -> None:
 def ask(url: str, expression: str) -> list[dict[str, Any]]:
     try:
         body = httpx.get(f"{url}/api/v1/query", params={"query": expression}, trust_env=False).json()
-    except httpx.HTTPError:
-        return []
+    except (httpx.HTTPError, ValueError):
+        return []  # not up yet
     result: list[dict[str, Any]] = body["data"]["result"]
     return result
 

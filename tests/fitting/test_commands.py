@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from controlplane.cli import app
 from controlplane.contract.yamlfile import FileError
 from controlplane.fitting import compared as comparing
 from tests.fitting.curves import law, points, write_csv, write_results
+from tests.study import pretender
 from tests.study.quick import QUICK
 
 
@@ -150,3 +153,27 @@ def test_a_curve_that_cannot_be_used_is_named_and_the_others_are_scored(tmp_path
     assert "| ours" in found.output
     with pytest.raises(FileError, match="not a folder"):
         run("backtest", tmp_path / "none")
+
+
+def test_run_directories_are_fitted_and_compared_on_the_axis_that_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(comparing, "RELATIVE", replace(QUICK, a_step=0.02, c_mid=(0.1, 0.6, 15)))
+    for name, a in (("good", 0.9), ("poor", 0.6)):
+        settings = {"name": name, "seed": "1", "A": str(a), "steps": "60"}
+        command = [sys.executable, pretender.__file__, str(tmp_path / name), json.dumps(settings)]
+        subprocess.run(command, check=True)
+    (found,) = json.loads(run("fit", tmp_path / "good", "--json"))
+    assert found["unit"] == "device-seconds"
+    assert found["points"] == 13
+    assert found["parameters"]["R0"][1] == pytest.approx(0.12, abs=0.02)
+    said = run("compare", tmp_path / "good", tmp_path / "poor", "--axis", "steps", "--json")
+    rows = {row["name"]: row for row in json.loads(said)["rows"]}
+    assert rows["poor"]["verdict"] == "lower"
+    assert rows["good"]["C_mid"] == pytest.approx(15.0, rel=0.2)
+    assert rows["good"]["device_seconds"] == 30.0
+    mixed = write_csv(
+        tmp_path / "tokens.csv", ["step", "num_tokens", "eval_pass_rate"], [(c, c, y) for c, y in points()]
+    )
+    with pytest.raises(FileError, match="compute is in device-seconds and in tokens"):
+        run("compare", tmp_path / "good", mixed)

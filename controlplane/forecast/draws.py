@@ -99,7 +99,7 @@ class Draws:
 
 def draw(state: Filter, models: Sequence[Posterior], count: int) -> Draws:
     """`count` joint draws of model, setting, cell, beta and level, less those outside the support."""
-    grid, p = state.grid, len(state.info)
+    grid, p = state.grid, state.p
     log_weight = np.concatenate([m.log_weight.ravel() for m in models])
     cumulative = np.cumsum(np.exp(log_weight - log_weight.max()))
     flat = np.minimum(np.searchsorted(cumulative, _shuffle(count) * cumulative[-1], side="right"), len(cumulative) - 1)

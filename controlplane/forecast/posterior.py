@@ -52,16 +52,22 @@ def cholesky(lower: Array, diagonal: Array) -> Array:
     return t
 
 
-def posterior(state: Filter, rows: tuple[int, ...], prior: Component) -> Posterior:
-    """Posterior of the model that has only the regressors `rows` (increasing, starting with 0, 1)."""
+def posterior(
+    state: Filter, rows: tuple[int, ...], prior: Component, information: tuple[Array, Array] | None = None
+) -> Posterior:
+    """Posterior of the model that has only the regressors `rows` (increasing, starting with 0, 1).
+
+    `information`: that of `state`, where it has been worked out already.
+    """
+    info, info_y = information or state.information()
     mean = np.array(prior.mean + (0.0, 0.0) * len(state.changes))[list(rows)]
     var = np.array(prior.variance + CHANGE_VAR * len(state.changes))[list(rows)]
-    t = cholesky(state.info[np.ix_(rows, rows)] if len(rows) < len(state.info) else state.info, 1.0 / var)
+    t = cholesky(info[np.ix_(rows, rows)] if len(rows) < len(info) else info, 1.0 / var)
     white = np.empty((len(rows), *t.shape[2:]))
     fit = np.zeros(t.shape[2:])
     root_det = np.ones(t.shape[2:])
     for i, row in enumerate(rows):
-        rest = state.info_y[row] + mean[i] / var[i]
+        rest = info_y[row] + mean[i] / var[i]
         for k in range(i):
             rest -= t[i, k] * white[k]
         np.divide(rest, t[i, i], out=white[i])
@@ -80,7 +86,8 @@ def posteriors(state: Filter, prior: Prior) -> list[Posterior]:
     numbers = range(len(state.changes))
     subsets = [subset for size in range(len(state.changes) + 1) for subset in combinations(numbers, size)]
     rows = [(0, 1, *(2 + 2 * j + e for j in subset for e in (0, 1))) for subset in subsets]
-    return [posterior(state, chosen, component) for chosen in rows for component in prior.components]
+    information = state.information()
+    return [posterior(state, chosen, component, information) for chosen in rows for component in prior.components]
 
 
 def change_probabilities(models: Sequence[Posterior]) -> tuple[float, ...]:

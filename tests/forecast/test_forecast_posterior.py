@@ -163,6 +163,6 @@ def test_an_evaluation_at_compute_zero_measures_r0_and_nothing_else() -> None:
     assert beta[..., 1] == pytest.approx(BETA_MEAN[1], abs=1e-9)
     assert np.all(state.level_var == 0.0)
     state.absorb(math.log(3.0), 0.26, 1e-6)
-    assert np.all(np.isfinite(state.info))
+    assert np.all(np.isfinite(state.information()[0]))
     walked = grid.kappa**2 * math.log(2.0)
     assert state.level_var == pytest.approx(walked * grid.phi * 1e-6 / np.maximum(walked + grid.phi * 1e-6, 1e-300))

@@ -32,6 +32,8 @@ class Board:
 
 def dashboard(board: Board) -> Json:
     """The whole file."""
+    panels = place(board.rows)
+    curve = [_curve(board.several)] if "$curve" in repr(panels) else []
     return {
         "uid": board.uid,
         "title": board.title,
@@ -47,8 +49,8 @@ def dashboard(board: Board) -> Json:
         "timepicker": {},
         "annotations": {"list": _annotations(board.several)},
         "links": [_link()],
-        "templating": {"list": [_source(), _job(), _run(board.several), *board.variables]},
-        "panels": place(board.rows),
+        "templating": {"list": [_source(), _job(), _run(board.several), *curve, *board.variables]},
+        "panels": panels,
     }  # fmt: skip
 
 
@@ -80,6 +82,12 @@ def _run(several: bool) -> Json:
     newest = f"query_result(sort_desc(max by (run) (max_over_time({step}[$__range]))))"
     name, label = ("runs", "Runs") if several else ("run", "Run")
     return query_variable(name, label, newest, 3, regex='/run="([^"]+)"/', several=several)
+
+
+def _curve(several: bool) -> Json:
+    # The selector is written out: `series` would ask for the variable that is defined here.
+    where = RUNS if several else SELECTOR
+    return query_variable("curve", "Forecast of", f"label_values(rl_forecast_refused{{{where}}}, curve)", 1)
 
 
 def _annotations(several: bool) -> list[Json]:

@@ -273,7 +273,7 @@ def table(
     options: Json = {
         "showHeader": True,
         "cellHeight": "sm",
-        "footer": {"show": False, "reducer": ["sum"], "fields": ""},
+        "footer": {"show": False, "reducer": ["sum"], "countRows": False},
     }
     options |= {"sortBy": [{"displayName": sort[0], "desc": sort[1]}]} if sort else {}
     made = panel("table", title, description, queries, defaults, options)

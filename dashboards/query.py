@@ -32,6 +32,8 @@ class Query:
 def series(name: str, where: str = SELECTOR, /, **labels: str) -> str:
     """A selector: `series("rl_trainer_loss", component="total")`. A value that starts with `~` is a regular expression.
 
+    A run may have a forecast for each of its held-out sets; which one is shown is a variable, `curve`.
+
     Raises:
         ValueError: metric, label or label value is not in the list.
     """
@@ -44,6 +46,8 @@ def series(name: str, where: str = SELECTOR, /, **labels: str) -> str:
             else "is not in the metric list (controlplane/contract/metrics.py)"
         )
         raise ValueError(f"{name} {why}")
+    if "curve" in metric.labels:
+        labels = {"curve": "~$curve", **labels}
     parts = [where]
     for label, value in labels.items():
         if label not in metric.labels:

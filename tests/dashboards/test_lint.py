@@ -28,7 +28,9 @@ def test_job_and_run_are_variables_that_follow_the_time(name: str) -> None:
     run = found["runs"] if name in ("compare", "stages") else found["run"]
     assert run["multi"] == (name in ("compare", "stages"))
     assert (found["job"]["multi"], found["job"]["allValue"]) == (True, ".+")
-    for variable in (found["job"], run):
+    curve = [found["curve"]] if name in ("overview", "controller", "compare") else []
+    assert ("curve" in found) == bool(curve)
+    for variable in (found["job"], run, *curve):
         assert variable["refresh"] == 2
         assert variable["datasource"]["uid"] == "${datasource}"
     assert "sort_desc" in run["query"]["query"]

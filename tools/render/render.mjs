@@ -26,7 +26,7 @@ const [file, out] = positionals;
 const here = dirname(fileURLToPath(import.meta.url));
 const dashboard = JSON.parse(await readFile(file, 'utf8'));
 const variables = { datasource: 'prometheus', job: '.+', ...Object.fromEntries(given.var.map((v) => v.split(/=(.*)/s).slice(0, 2))) };
-for (const v of dashboard.templating.list) if (v.type === 'textbox' && !(v.name in variables)) variables[v.name] = v.query;
+for (const v of dashboard.templating.list) if (!(v.name in variables)) variables[v.name] = v.type === 'textbox' ? v.query : '.+';
 const source = new Prometheus(given.prometheus, Number(given.from), Number(given.to), Number(given.scrape), variables);
 const problems = [];
 

@@ -16,7 +16,8 @@ HINTS = "http://127.0.0.1:9096/hint"
 
 _HEAD = """Generated: python -m controlplane.alerts. Copy it, put in your own receivers, and check with `amtool check-config`.
 The addresses are placeholders on loopback: heartbeat is a dead man's switch outside of this system, page wakes a person,
-people is a channel that somebody reads. The one of the controller only asks it to look."""
+people is a channel that somebody reads. The one of the controller only asks it to look
+(`scalerl control --hints 9096`; one receiver per controller); without hints leave that route out."""
 
 
 def alertmanager(hints: str = HINTS) -> str:

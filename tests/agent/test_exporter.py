@@ -81,6 +81,12 @@ def test_the_token_limit_of_the_run_is_a_bucket_bound() -> None:
     assert ("77.0",) not in values(store)["rl_rollout_prompt_tokens_bucket"]
 
 
+def test_length_bounds_above_the_limit_are_left_out_but_the_one_that_rules_name() -> None:
+    _, store = exporter(token_limit=12000)
+    bounds = sorted(float(labels[0]) for labels in values(store)["rl_rollout_length_tokens_bucket"])
+    assert bounds[-4:] == [8192, 12000, 15000, math.inf]
+
+
 def test_a_failed_checkpoint_is_not_a_success() -> None:
     ours, store = exporter()
     ours.checkpoint(CheckpointReport(20, 0.1, 5, failed_stage="write"))

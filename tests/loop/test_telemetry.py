@@ -34,6 +34,14 @@ def test_every_decision_is_there_at_zero_and_an_action_is_counted_once(tmp_path:
     after = counts(bench.rundir)
     assert after[series("collapse", "rollback", "act")] == 1
     assert after.keys() == before.keys()
+    page = ScrapeSource(bench.rundir.controller_target).read_all().values
+    assert page['rl_controller_verdicts_total{helped="true"}'] == 1
+    assert page['rl_controller_verdicts_total{helped="false"}'] == 0
+    assert page['rl_controller_action_seconds_count{action="rollback"}'] == 1
+    assert page['rl_controller_rule_actions_remaining{rule="collapse"}'] == 1
+    assert page['rl_controller_rule_actions_remaining{rule="numbers-gone"}'] == 2
+    assert page['rl_controller_rule_active{rule="collapse"}'] == 0
+    assert page["rl_controller_blind_seconds"] == 0
     bench.close()
 
 
@@ -45,6 +53,9 @@ def test_a_page_about_missing_data_is_counted(tmp_path: Path) -> None:
     for _ in range(60):
         bench.step()
     assert counts(bench.rundir)[series("stale", "page", "page")] == 1
+    page = ScrapeSource(bench.rundir.controller_target).read_all().values
+    assert page['rl_controller_rule_active{rule="stale"}'] == 1
+    assert page["rl_controller_blind_seconds"] > 15
     bench.close()
 
 

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated
@@ -49,7 +50,7 @@ RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory,
 
 @app.command()
 def control(
-    run: RunArgument,
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories, as the trainers made them.")],
     policy: Annotated[str, typer.Option(help="Policy file, or the name of a shipped policy.")] = "observe",
     at_most: Annotated[
         str, typer.Option(help="Go no further than this, whatever the policy says: observe, advise or act.")
@@ -78,10 +79,11 @@ def control(
         ),
     ] = "",
 ) -> None:
-    """Attach a controller to a running trainer.
+    """Attach a controller to a running trainer, or to several.
 
     It looks at the run, judges, forecasts its end, and acts as far as the policy allows. Kill it at any time: the
-    trainer goes on unchanged, and the next start carries on from the journal. It ends when the run has ended.
+    trainer goes on unchanged, and the next start carries on from the journal. It ends when the run has ended. Start
+    it twice, on two machines: one leads each run, the other stands by.
 
     Actions become annotations where SCALERL_GRAFANA_URL and SCALERL_GRAFANA_TOKEN (or ..._TOKEN_FILE) are set, and JSON for the webhook in
     SCALERL_WEBHOOK_URL. Neither can hold up a decision.
@@ -94,36 +96,67 @@ def control(
         raise FileError(
             f"{name}: signals: {next(iter(checked.queries))} is a Prometheus query and needs --prometheus URL"
         )
-    if not run.is_dir():
-        raise FileError(f"{run}: there is no such run directory")
-    rundir = RunDir(run)
+    for run in runs:
+        if not run.is_dir():
+            raise FileError(f"{run}: there is no such run directory")
+    if len({run.resolve() for run in runs}) < len(runs):
+        raise FileError("RUN: the same directory is named twice")
+    if len(runs) > 1 and (port or hints):
+        raise FileError(f"{'--port' if port else '--hints'}: is for one run; there are {len(runs)}")
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    _wait_for_trainer(rundir, stop)
-    if stop.is_set():
-        return
-    source: MetricSource = ScrapeSource(rundir.target)
-    if prometheus:
-        source = PrometheusSource(prometheus, rundir.read_info().name)
-    kept = journal_of(rundir, journal)
-    lease = max(LEASE_SECONDS, 4 * interval)
-    controller = Controller(rundir, checked.capped(Autonomy[at_most]), text, source, kept, lease_seconds=lease)
-    if notifier := notifier_of(rundir.read_info().name, os.environ, controller.told):
-        controller.watched_by(notifier)
-    logging.getLogger("controller").info("looks at %s every %g s; journal in %s", run, interval, kept.name)
-    recorder = Recorder(rundir, record) if record else None
-    hinted = Hints(hints) if hints else None
-    try:
-        if recorder:
-            recorder.start()
-        controller.run(interval, stop, port, hinted.pause if hinted else threading.Event.wait)
-    finally:
-        if hinted:
-            hinted.close()
-        if recorder:
-            recorder.stop()
-        kept.close()
+
+    def attend(run: Path) -> None:
+        rundir = RunDir(run)
+        _wait_for_trainer(rundir, stop)
+        if stop.is_set():
+            return
+        source: MetricSource = ScrapeSource(rundir.target)
+        if prometheus:
+            source = PrometheusSource(prometheus, rundir.read_info().name)
+        kept = journal_of(rundir, journal)
+        lease = max(LEASE_SECONDS, 4 * interval)
+        controller = Controller(rundir, checked.capped(Autonomy[at_most]), text, source, kept, lease_seconds=lease)
+        if notifier := notifier_of(rundir.read_info().name, os.environ, controller.told):
+            controller.watched_by(notifier)
+        logging.getLogger("controller").info("looks at %s every %g s; journal in %s", run, interval, kept.name)
+        recorder = Recorder(rundir, record) if record else None
+        hinted = Hints(hints) if hints else None
+        try:
+            if recorder:
+                recorder.start()
+            controller.run(interval, stop, port, hinted.pause if hinted else threading.Event.wait)
+        finally:
+            if hinted:
+                hinted.close()
+            if recorder:
+                recorder.stop()
+            kept.close()
+
+    _each(attend, runs)
+
+
+def _each(attend: Callable[[Path], None], runs: list[Path]) -> None:
+    """One run here, several in a thread each: a run that fails or hangs does not hold up the others."""
+    if len(runs) == 1:
+        return attend(runs[0])
+    failed: list[Path] = []
+
+    def guarded(run: Path) -> None:
+        try:
+            attend(run)
+        except Exception as error:
+            logging.getLogger("controller").error("%s: no longer looked at: %s", run, error)
+            failed.append(run)
+
+    threads = [threading.Thread(target=guarded, args=(run,), name=f"control {run.name}") for run in runs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failed:
+        raise ControlError(f"{len(failed)} of {len(runs)} runs are no longer looked at: {', '.join(map(str, failed))}")
 
 
 def _wait_for_trainer(rundir: RunDir, stop: threading.Event) -> None:

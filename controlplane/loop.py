@@ -181,7 +181,7 @@ class Controller:
             except JournalError as error:
                 self._journal.resign()
                 self._silence()
-                if told != (told := str(error)):
+                if told != (told := str(error).partition(";")[0]):  # after it stands what changes every time
                     log.warning("read-only, tries again every %g s: %s", interval, error)
             else:
                 if decision.reason != told and decision.kind is not Kind.nothing:

@@ -2,13 +2,16 @@
 
 from pathlib import Path
 
-from controlplane.contract.approvals import Order
+from controlplane.contract.approvals import Approval, Order
 from controlplane.contract.documents import AckState, Desired
 from controlplane.contract.rundir import read_lines
 from controlplane.decide import Kind
 from controlplane.journal import EntryKind
+from controlplane.policy.models import Approval as Approvals
+from controlplane.policy.models import Family
 from controlplane.post import say
 from controlplane.replay import replay
+from controlplane.sim.faults import lr_fault
 from tests.loop.simulated import Bench
 
 
@@ -54,4 +57,24 @@ def test_a_controller_killed_at_any_look_carries_an_order_out_once(tmp_path: Pat
         looks = [e.body["decision"] for e in bench.journal.entries(kind=EntryKind.look)]
         assert [d["decision_id"] for d in looks if d["kind"] == "act"] == ["save"]
         assert Desired.model_validate_json(bench.rundir.desired.read_bytes()).decision_id == "save"
+        bench.close()
+
+
+def test_an_action_that_needs_a_person_waits_for_the_answer_and_is_then_carried_out_once(tmp_path: Path) -> None:
+    for verdict in ("approve", "deny"):
+        bench = Bench(tmp_path / verdict, 1, (lr_fault(60, 20, steps=200),), planned=120)
+        policy = bench.controller._policy
+        bench.controller._policy = policy.model_copy(update={"approval": Approvals(required_for=tuple(Family))})
+        bench.controller.attach()
+        while not bench.of(Kind.waiting):
+            bench.step()
+        (asked,) = bench.of(Kind.waiting)
+        steps(bench, 3)
+        assert bench.of(Kind.act) == []
+        assert asked.decision_id is not None
+        say(bench.rundir, Approval(decision_id=asked.decision_id, answer=verdict, by="ann", at=bench.trainer.now))  # type: ignore[arg-type]
+        steps(bench, 6)
+        assert len(bench.of(Kind.act)) == (1 if verdict == "approve" else 0)
+        assert bench.trainer.branch == (1 if verdict == "approve" else 0)
+        assert any("ann" in decision.reason or decision.approved_by == "ann" for decision in bench.decisions)
         bench.close()

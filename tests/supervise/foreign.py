@@ -17,6 +17,7 @@ parser = argparse.ArgumentParser()
 parser.add_argument("run", type=Path)
 parser.add_argument("--steps", type=int, default=40)
 parser.add_argument("--crash-at", type=int, default=-1)
+parser.add_argument("--uid", default="foreign-1")
 parser.add_argument("--resume-from", default="")
 options = parser.parse_args()
 rundir = RunDir(options.run)
@@ -25,7 +26,7 @@ saves.mkdir(parents=True, exist_ok=True)
 
 if not rundir.info.exists():
     info = RunInfo(
-        run_uid="foreign-1",
+        run_uid=options.uid,
         name="foreign",
         created_at=0.0,
         planned_steps=options.steps,

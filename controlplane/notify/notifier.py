@@ -35,7 +35,9 @@ class Notifier:
         """What is new: the answer to an action, its verdict, the decision itself."""
         found = self._answer(snapshot)
         if decision.kind is Kind.verdict and decision.decision_id in self._open:
-            found.append(self._open.pop(decision.decision_id).judged(decision))
+            judged = self._open[decision.decision_id].judged(decision)
+            self._open[judged.key] = judged  # kept: a lease may still end
+            found.append(judged)
         notice = notice_of(self._run, decision, snapshot.observed, snapshot.at)
         if notice is not None:
             found.append(notice)

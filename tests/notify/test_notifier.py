@@ -59,6 +59,17 @@ def test_an_action_is_told_then_confirmed_then_judged() -> None:
     assert [(n.verdict, n.helped, n.until) for n in box[2:]] == [("it helped", True, confirmed.at)]
 
 
+def test_a_change_on_lease_is_told_again_when_it_is_taken_back() -> None:
+    run, box = Run(step=94), Outboxes()
+    notifier = Notifier("r", [box])  # type: ignore[list-item]
+    notifier.look(look(run), ACT)
+    notifier.look(look(run, AckState.applied), NOTHING)
+    notifier.look(look(run, AckState.applied), Decision(kind=Kind.verdict, reason="it helped", decision_id="d1"))
+    back = look(run, AckState.reverted)
+    notifier.look(back, NOTHING)
+    assert (box[-1].result, box[-1].until, box[-1].verdict) == ("reverted", back.at, "it helped")
+
+
 @pytest.mark.parametrize("state", [AckState.rejected, AckState.expired, AckState.failed, AckState.reverted])
 def test_an_action_that_came_to_nothing_ends_there(state: AckState) -> None:
     run, box = Run(), Outboxes()

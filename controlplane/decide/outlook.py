@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from math import isfinite
 
 from controlplane.decide.judgement import ForecastView
-from controlplane.forecast import Forecaster
+from controlplane.forecast import Forecaster, Prior
+from controlplane.forecast.prior import Component
 from controlplane.policy.models import ForecastOf
 from controlplane.snapshot import Snapshot
 
@@ -126,7 +127,7 @@ class Outlook:
             self._score(known.covers(newest.compute, newest.pass_rate, NOMINAL))
             known.observe(newest.compute, newest.pass_rate, samples=newest.samples or None)
             return known
-        forecaster = Forecaster(budget=budget)
+        forecaster = Forecaster(budget=budget, prior=_prior(self._config))
         for change in self._changes:
             forecaster.intervene(change)
         for point in self._points[:-1]:
@@ -177,6 +178,16 @@ class Outlook:
         )
 
 
+def _prior(config: ForecastOf) -> Prior | None:
+    """The forecaster's prior, from the numbers in the policy."""
+    given = config.prior
+    if given is None:
+        return None
+    (r0, sd_r0), (a, sd_a) = given.R0, given.A
+    like = Component(given.weight, (r0, a), (sd_r0**2, sd_a**2), given.ln_B, given.ln_C_mid)
+    return Prior((like, Component(1.0 - given.weight)))
+
+
 class Outlooks:
     """One outlook per held-out set that the run evaluates; the policy's own set is the one that decides."""
 
@@ -216,8 +227,8 @@ class Outlooks:
             outlook.rewind(step)
 
     def _outlook(self, name: str) -> Outlook:
-        # The target is about the policy's set; another one has its own difficulty.
-        return self._sets.setdefault(name, Outlook(self._config.model_copy(update={"target": None})))
+        # Target and prior are about the policy's set; another one has its own difficulty.
+        return self._sets.setdefault(name, Outlook(self._config.model_copy(update={"target": None, "prior": None})))
 
     def _see_tunables(self, snapshot: Snapshot) -> None:
         """A tunable with a new value is an intervention: at the step of the trainer's answer, if that came since the last

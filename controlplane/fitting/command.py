@@ -100,7 +100,7 @@ def fit(
 
         drawn = draw(fits, out / "forecast", target)
     if as_json:
-        typer.echo(json.dumps([fitting.as_data(one, now) for one in fits], indent=1))
+        typer.echo(json.dumps([fitting.as_data(one, now, belief) for one in fits], indent=1))
         return
     console = Console()
     for one in fits:

@@ -83,8 +83,8 @@ def fit(curve: Given, question: Question, prior: Prior | None = None) -> Fitted:
     return Fitted(curve, known, forecaster, asked, worth, tuple(notes))
 
 
-def as_data(fitted: Fitted, now: datetime | None = None) -> dict[str, Any]:
-    """Everything as JSON-ready numbers; infinite and missing ones are null."""
+def as_data(fitted: Fitted, now: datetime | None = None, prior: Prior | None = None) -> dict[str, Any]:
+    """Everything as JSON-ready numbers; infinite and missing ones are null. `prior` in the words of a policy."""
     p, found = fitted.forecast, fitted.forecaster.parameters()
     intervals = {level: p.interval(level) for level in LEVELS}
     return {
@@ -108,10 +108,19 @@ def as_data(fitted: Fitted, now: datetime | None = None) -> dict[str, Any]:
             }
             for i, c in enumerate(p.compute)
         ],
+        "prior": None if prior is None else _policy_words(prior),
         "refused": p.refused,
         "reason": p.reason,
         "economics": None if fitted.economics is None else _worth(fitted.economics, now),
     }
+
+
+def _policy_words(prior: Prior) -> dict[str, Any]:
+    """The component of the finished runs, as `forecast.prior` of a policy takes it."""
+    like = prior.components[0]
+    (r0, a), (var_r0, var_a) = like.mean, like.variance
+    found = {"R0": (r0, math.sqrt(var_r0)), "A": (a, math.sqrt(var_a)), "ln_B": like.log_b, "ln_C_mid": like.log_mid}
+    return {name: [round(x, 5) for x in pair] for name, pair in found.items() if pair} | {"weight": like.weight}
 
 
 def _three(values: Distribution) -> list[float | None]:

@@ -6,7 +6,7 @@ Autonomy is a ladder per action family: `observe` (write down what would be done
 default is `observe` everywhere. docs/policy.md explains it for people.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -132,6 +132,23 @@ class Notify(Part):
     """An address from the environment, `${env:NAME}`; never in the file, which goes into journals and reports."""
 
 
+Normal = tuple[float, Annotated[float, Field(gt=0)]]
+
+
+class PriorOf(Part):
+    """What finished runs of the same recipe showed: (mean, standard deviation) each, compute on the axis of the forecast.
+
+    `scalerl fit NEW --prior OLD --prior OLD --json` prints it.
+    """
+
+    R0: Normal
+    A: Normal
+    ln_B: Normal
+    ln_C_mid: Normal
+    weight: float = Field(default=0.8, gt=0, lt=1)
+    """Prior probability that this run is like them."""
+
+
 class ForecastOf(Part):
     """What is forecast: the held-out pass rate at the end of the run."""
 
@@ -140,6 +157,8 @@ class ForecastOf(Part):
     """Compute axis of the law. GPU-seconds as in the paper; steps where a step always costs the same."""
     target: float | None = Field(default=None, gt=0, lt=1)
     """Pass rate that the run should reach; the probability of it is reported."""
+    prior: PriorOf | None = None
+    """Where runs of this recipe have ended before; without it a young run is forecast from its own points alone."""
 
 
 class Verdict(Part):

@@ -129,3 +129,18 @@ def test_an_exported_standard_error_is_the_noise_of_its_point() -> None:
     assert unsure.view is not None
     widths = [v.quantiles["0.9"] - v.quantiles["0.1"] for v in (sure.view, unsure.view)]
     assert widths[1] > 1.5 * widths[0]
+
+
+def test_the_prior_of_the_policy_is_about_its_own_set_and_helps_a_young_run() -> None:
+    prior = {"R0": [0.1, 0.02], "A": [0.8, 0.03], "ln_B": [0.53, 0.2], "ln_C_mid": [3.2, 0.25]}
+    plain, told = (Outlooks(ForecastOf.model_validate({"axis": "step", "prior": p})) for p in (None, prior))
+    for step in range(0, 20, 2):
+        seen = look(step, {"held_out": rate_at(step) if step else 0.1, "harder": 0.2})
+        plain.take_in(seen, 0)
+        told.take_in(seen, 0)
+    assert plain.view is not None
+    assert told.view is not None
+    widths = [v.quantiles["0.9"] - v.quantiles["0.1"] for v in (plain.view, told.view)]
+    assert widths[1] < 0.4 * widths[0]
+    assert told.view.quantiles["0.1"] < rate_at(PLANNED) < told.view.quantiles["0.9"]
+    assert told.views["harder"] == plain.views["harder"]

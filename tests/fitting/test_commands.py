@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from controlplane.cli import app
 from controlplane.contract.yamlfile import FileError
 from controlplane.fitting import compared as comparing
+from controlplane.policy.models import PriorOf
 from tests.fitting.curves import law, points, write_csv, write_results
 from tests.study import pretender
 from tests.study.quick import QUICK
@@ -68,6 +69,8 @@ def test_fit_takes_finished_runs_as_a_prior_and_point_fits_for_comparison(log: P
         return high - low
 
     assert width(helped) < 0.5 * width(alone)
+    assert alone["prior"] is None
+    assert PriorOf.model_validate(helped["prior"]).A[0] == pytest.approx(0.7, abs=0.02)
     (plain,) = json.loads(run("fit", log, "--method", "curve_fit", "--json"))
     assert plain["economics"] is None
     assert plain["parameters"]["A"][1] == pytest.approx(0.7, abs=0.02)

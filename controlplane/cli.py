@@ -34,7 +34,7 @@ from controlplane.prometheus.command import app as prometheus_app
 from controlplane.sources import MetricSource, PrometheusSource, ScrapeSource
 from controlplane.study.command import loo, repeat
 from controlplane.supervise.command import supervise
-from controlplane.tune.command import study
+from controlplane.tune.command import probe, study, tuner_of
 
 app = typer.Typer(
     name="scalerl",
@@ -120,6 +120,8 @@ def control(
         controller = Controller(rundir, checked.capped(Autonomy[at_most]), text, source, kept, lease_seconds=lease)
         if notifier := notifier_of(rundir.read_info().name, os.environ, controller.told):
             controller.watched_by(notifier)
+        if tuner := tuner_of(rundir, checked.capped(Autonomy[at_most])):
+            controller.advised_by(tuner)
         logging.getLogger("controller").info("looks at %s every %g s; journal in %s", run, interval, kept.name)
         recorder = Recorder(rundir, record) if record else None
         hinted = Hints(hints) if hints else None
@@ -225,6 +227,7 @@ app.command()(replay)
 app.command()(loo)
 app.command()(repeat)
 app.command()(study)
+app.command()(probe)
 app.command()(fit)
 app.command()(compare)
 app.command()(backtest)

@@ -130,6 +130,9 @@ def _sentence(entry: Entry) -> str:
             return str(body["decision"]["reason"])
         case EntryKind.start:
             return f"epoch {body['epoch']}, policy {body['policy']} ({body['policy_hash']}), version {body['version']}"
+        case EntryKind.trial:
+            effect = "" if body["effect"] is None else f", effect {body['effect']:+.3f}"
+            return f"trial {body['number']} of probe {body['probe_id']}, {body['arm']}: {body['outcome']}{effect}: {body['reason']}"
         case EntryKind.published:
             document = body["document"]
             return f"decision {body['decision_id']}, generation {document['generation']}, epoch {document['epoch']}"

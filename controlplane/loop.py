@@ -12,7 +12,7 @@ import logging
 import platform
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any, Protocol
@@ -27,7 +27,7 @@ from controlplane.journal import EntryKind, Journal, JournalError, LeaseLostErro
 from controlplane.policy import Policy
 from controlplane.post import Post
 from controlplane.shortcut import Action
-from controlplane.snapshot import Snapshot
+from controlplane.snapshot import Snapshot, Wish
 from controlplane.sources import MetricSource, QuerySource, SourceError
 from controlplane.telemetry import Telemetry
 
@@ -54,6 +54,28 @@ class Observer(Protocol):
     def close(self) -> None: ...
 
 
+class Advisor(Protocol):
+    """Wishes for probes; what it knows it has from the journal. An error of its own is logged and costs its wish."""
+
+    def recall(self, trials: Sequence[Mapping[str, Any]]) -> None:
+        """The trial lines of the journal, in order."""
+        ...
+
+    def wish(self, snapshot: Snapshot) -> Wish | None: ...
+
+    def look(self, snapshot: Snapshot, judgement: Judgement, decision: Decision) -> Sequence[Any]:
+        """What was decided; the trials that begin with it, for the journal."""
+        ...
+
+    def over(self, snapshot: Snapshot) -> Sequence[Any]:
+        """Trials that have ended, for the journal."""
+        ...
+
+    def tell(self, trials: Sequence[Any]) -> None:
+        """They are in the journal."""
+        ...
+
+
 class Controller:
     """Attached to one run. `tick` is one look; `run` repeats it."""
 
@@ -76,6 +98,7 @@ class Controller:
         self._since_shortcut = 0
         self._policy_text = policy_text
         self._observers: list[Observer] = []
+        self._advisor: Advisor | None = None
 
     @property
     def policy_hash(self) -> str:
@@ -130,7 +153,9 @@ class Controller:
         started = time.perf_counter()
         judgement, decision = self._evaluator.look(snapshot)
         seconds = time.perf_counter() - started
-        (line,) = self._journal.append([(EntryKind.look, _body(snapshot, judgement, decision))], snapshot.at)
+        begun = self._advisor.look(snapshot, judgement, decision) if self._advisor is not None else []
+        rows = [(EntryKind.trial, trial.model_dump(mode="json")) for trial in begun]
+        line, *_ = self._journal.append([(EntryKind.look, _body(snapshot, judgement, decision)), *rows], snapshot.at)
         if decision.decision_id in {order.order_id for order in snapshot.orders}:
             self._post.done(str(decision.decision_id))
         if decision.kind is Kind.act:
@@ -144,7 +169,33 @@ class Controller:
             self._telemetry.record(snapshot, judgement, decision, self._evaluator.standing, seconds)
         for observer in self._observers:
             observer.look(snapshot, decision)
+        self._close_trials(snapshot)
         return judgement, decision
+
+    def advised_by(self, advisor: Advisor) -> None:
+        """Ask `advisor` in every look what it would have."""
+        self._advisor = advisor
+
+    def _close_trials(self, snapshot: Snapshot) -> None:
+        """Arms that have ended: into the journal first, then to the study."""
+        trials = self._advisor.over(snapshot) if self._advisor is not None else ()
+        if trials and self._advisor is not None:
+            rows = [(EntryKind.trial, trial.model_dump(mode="json")) for trial in trials]
+            self._journal.append(rows, snapshot.at)
+            try:
+                self._advisor.tell(trials)
+            except Exception as error:  # the journal has them: the next start tells the study
+                log.warning("the study could not be told: %s", error)
+
+    def _wished(self, snapshot: Snapshot) -> Snapshot:
+        if self._advisor is None:
+            return snapshot
+        try:
+            wish = self._advisor.wish(snapshot)
+        except Exception as error:  # a broken study must not stop a guard
+            log.warning("no wish from the tuner: %s", error)
+            return snapshot
+        return snapshot if wish is None else snapshot.model_copy(update={"wish": wish})
 
     def watched_by(self, observer: Observer) -> None:
         """Tell `observer` of every look from now on, and close it at the end."""
@@ -221,7 +272,7 @@ class Controller:
         observed, problem = self._post.observed()
         at = self._clock()
         approvals, orders = self._post.said(at)
-        return Snapshot(
+        snapshot = Snapshot(
             at=at,
             sampled_at=sampled_at,
             metrics=metrics,
@@ -231,6 +282,7 @@ class Controller:
             approvals=approvals,
             orders=orders,
         )
+        return self._wished(snapshot)
 
     def _signals(self) -> dict[str, float]:
         queries = self._policy.queries
@@ -256,8 +308,18 @@ class Controller:
         if after or count:
             log.info("carries on from the journal; %d looks folded%s", count, " after a shortcut" if after else "")
         self._since_shortcut = count % shortcut.EVERY
+        self._recall_trials()
         action = self._action
         return action if action and self._evaluator.standing.pending == action[0] else None
+
+    def _recall_trials(self) -> None:
+        if self._advisor is None:
+            return
+        bodies = [entry.body for entry in self._journal.entries(kind=EntryKind.trial)]
+        try:
+            self._advisor.recall(bodies)
+        except Exception as error:  # probes can wait; the guard cannot
+            log.warning("the study of this run cannot be used: %s", error)
 
     def _publish(self, decision: Decision, observed: Observed | None) -> None:
         if observed is None or decision.change is None or decision.decision_id is None or decision.generation is None:
@@ -275,6 +337,7 @@ class Controller:
             lease=decision.lease,
             action=decision.change.action,
             target=decision.change.target,
+            probe=decision.change.probe,
             reason=decision.reason,
             evidence=decision.evidence,
         ).signed(self._key())

@@ -9,7 +9,30 @@ from collections.abc import Mapping
 from pydantic import BaseModel, ConfigDict
 
 from controlplane.contract.approvals import Approval, Order
-from controlplane.contract.documents import Observed
+from controlplane.contract.documents import Observed, Probe, Ruling, Setting
+
+
+class Wish(BaseModel):
+    """What the tuner would have the run do next. A wish and no more: the decision, made from it and from everything else in the
+    look, says whether it may be."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    wish_id: str
+    """The same each time this is wished for."""
+    probe: Probe | Ruling | None = None
+    """None: only tunables are set."""
+    set: dict[str, Setting] = {}
+    from_step: int | None = None
+    """Of an adoption: the step at which all arms began."""
+    order_id: str = ""
+    """Of the order that asked for it."""
+    asked_by: str = ""
+    """The person who asked for it, if one did."""
+    reason: str
+    evidence: dict[str, float] = {}
+    trials: tuple[dict[str, str | int | float | None], ...] = ()
+    """Arms of a new probe as they stand in the study."""
 
 
 class Snapshot(BaseModel):
@@ -32,6 +55,8 @@ class Snapshot(BaseModel):
     """One sentence for each thing that could not be read."""
     orders: tuple[Order, ...] = ()
     """What people ask for, oldest first, and no decision has carried out or refused yet."""
+    wish: Wish | None = None
+    """What the tuner would have, if anything."""
 
 
 def series_id(name: str, labels: Mapping[str, str]) -> str:

@@ -32,7 +32,9 @@ class Order(BaseModel):
 
     order_id: str = Field(min_length=1, max_length=200)
     """Becomes the `decision_id` of the document that carries it out, so it happens at most once."""
-    action: Literal["checkpoint", "pause", "resume", "stop"]
+    action: Literal["checkpoint", "pause", "resume", "stop", "probe"]
+    tunable: str = ""
+    """Of a probe: what to try; empty leaves it to the policy."""
     by: str = Field(min_length=1, max_length=200)
     at: float = Field(allow_inf_nan=False)
     """Unix seconds, for people; nothing is decided by it."""

@@ -6,7 +6,7 @@ from controlplane.decide.action import put, too_soon, within
 from controlplane.decide.decision import Decision, Kind, Purpose
 from controlplane.decide.situation import Situation
 from controlplane.decide.standing import Watch
-from controlplane.policy.models import Autonomy, Rule
+from controlplane.policy.models import TUNING, Autonomy, Family, Rule
 
 
 def verdict(now: Situation) -> Decision | None:
@@ -34,7 +34,7 @@ def verdict(now: Situation) -> Decision | None:
     if not isnan(expected):
         source = "forecast from before the trouble" if watch.gain_per_step else "before the trouble"
         level += f" against {expected:.2f} {source}"
-    what = {Purpose.recover: "the way back", Purpose.answer: "the action"}.get(watch.purpose, "the action")
+    what = {Purpose.recover: "the way back", Purpose.adopt: "the adoption"}.get(watch.purpose, "the action")
     reason = f"{what} of {watch.rule} {'helped' if helped else 'did not help'}: {level}{stands}"
     if watch.purpose is Purpose.recover and helped:
         reason = f"{what} of {watch.rule} did no harm: {level}"
@@ -120,5 +120,7 @@ def _quiet(rule: Rule, now: Situation) -> int:
 
 
 def _may(name: str, now: Situation) -> Autonomy:
+    if name == TUNING:
+        return now.policy.allows(frozenset({Family.probe}))
     rule = next((r for r in now.policy.rules if r.name == name), None)
     return now.policy.allows(rule.then.families) if rule else Autonomy.observe

@@ -5,7 +5,7 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict
 
-from controlplane.contract.documents import Action, Lease, Setting, Target
+from controlplane.contract.documents import Action, Lease, Probe, Ruling, Setting, Target
 
 
 class Kind(StrEnum):
@@ -26,12 +26,15 @@ class Kind(StrEnum):
 
 class Purpose(StrEnum):
     """Why an action is taken. answer: a rule holds. revert: it takes back a change that did not help. recover: a step back
-    to the values before, after quiet steps. order: a person asked for it."""
+    to the values before, after quiet steps. order: a person asked for it. probe: an arm begins or ends, the run itself stays
+    as it is. adopt: a probe has proved that other values are better."""
 
     answer = "answer"
     revert = "revert"
     recover = "recover"
     order = "order"
+    probe = "probe"
+    adopt = "adopt"
 
 
 class Change(BaseModel):
@@ -42,12 +45,19 @@ class Change(BaseModel):
     action: Action = Action.none
     target: Target | None = None
     set: dict[str, Setting] = {}
+    probe: Probe | Ruling | None = None
 
     def sentence(self) -> str:
         """For people: "roll back to step 100 and set lr_scale x 0.5"."""
         parts = []
         if self.target is not None:
             parts.append(f"roll back to step {self.target.step}")
+        elif isinstance(self.probe, Probe):
+            parts.append(f"probe {', '.join(sorted(self.probe.arms))} for {self.probe.steps} steps each")
+        elif self.probe is not None:
+            parts.append(
+                f"end probe {self.probe.probe_id}" if self.probe.end else f"rule on probe {self.probe.probe_id}"
+            )
         elif self.action is not Action.none:
             parts.append(self.action.value)
         for name, setting in self.set.items():
@@ -82,6 +92,8 @@ class Decision(BaseModel):
     base_generation: int | None = None
     expires_at_step: int | None = None
     evidence: dict[str, float] = {}
+    forked_from: int | None = None
+    """Of an adoption: the step at which the new branch begins."""
     helped: bool | None = None
     """Only of a verdict."""
     approved_by: str = ""

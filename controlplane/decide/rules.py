@@ -17,6 +17,7 @@ from controlplane.decide.decision import Change, Decision, Kind, Purpose
 from controlplane.decide.judgement import Judgement
 from controlplane.decide.situation import Situation
 from controlplane.decide.standing import Standing
+from controlplane.decide.tuning import tuning
 from controlplane.detect import Outcome
 from controlplane.policy.models import Policy, Rule
 from controlplane.snapshot import Snapshot
@@ -64,7 +65,8 @@ def _ordered(now: Situation) -> Decision | None:
     """A person's order is carried out past every rule, one at a time, and never twice."""
     if now.snapshot.observed is None or now.standing.pending is not None:
         return None
-    order = next((o for o in now.snapshot.orders if o.order_id not in now.standing.orders), None)
+    orders = (o for o in now.snapshot.orders if o.action != "probe")  # what to probe, the tuner says
+    order = next((o for o in orders if o.order_id not in now.standing.orders), None)
     if order is None:
         return None
     action = Action(order.action)
@@ -205,6 +207,7 @@ _GATES: tuple[Callable[[Situation], Decision | None], ...] = (
     _rules,
     _half_way,
     way_back,
+    tuning,
 )
 
 

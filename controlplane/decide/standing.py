@@ -37,6 +37,9 @@ class Watch:
     onset: int | None = None
     gain_per_step: float = 0.0
     """Change of the pass rate per step that the forecast before the action expected."""
+    forked_from: int | None = None
+    """Of an adoption: the step at which the adopted arm began, on the branch `forked_branch`."""
+    forked_branch: int = 0
 
 
 @dataclass(frozen=True)
@@ -164,7 +167,7 @@ class Standing:
         standing = replace(standing, pending=None)
         if ack.state not in (AckState.applied, AckState.reverted):
             return replace(standing, refusal=ack)._forget(pending)
-        if pending.change is None or pending.purpose is Purpose.order:
+        if pending.change is None or pending.purpose in (Purpose.order, Purpose.probe):
             return standing
         after = {name: ack.readback.get(name, s.value or nan) for name, s in pending.change.set.items()}
         standing = standing._applied(pending, after)
@@ -185,6 +188,8 @@ class Standing:
             statistics=pending.evidence,
             onset=pending.onset,
             gain_per_step=self.pending_gain,
+            forked_from=pending.forked_from,
+            forked_branch=pending.branch,
         )
         return replace(standing, watch=watch)
 
@@ -209,6 +214,10 @@ class Standing:
         """The step that the rollback off the present branch goes back to, confirmed already or not; None without one."""
         if self.pending is not None and self.pending.change is not None and self.pending.change.target is not None:
             return self.pending.change.target.step
+        if self.pending is not None and self.pending.forked_from is not None:
+            return self.pending.forked_from
+        if self.watch and self.watch.forked_from is not None and self.watch.forked_branch == self.branch:
+            return self.watch.forked_from
         return self.watch.restored_step if self.watch and self.watch.left_branch == self.branch else None
 
     @property

@@ -3,6 +3,7 @@
 start      policy text and name, epoch, run_uid, versions: one per controller start
 look       snapshot, decision, findings, and the forecast when it is new: one per look at the run
 published  decision_id, document: written after the look and before the file is replaced
+trial      one arm of a probe: with the look that begins it, and again, with what became of it, before the study is told
 stop       reason
 """
 
@@ -16,6 +17,7 @@ class EntryKind(StrEnum):
     start = "start"
     look = "look"
     published = "published"
+    trial = "trial"
     stop = "stop"
 
 

@@ -26,11 +26,13 @@ from controlplane.policy.detectors import (
 from controlplane.policy.parts import FAMILY_OF, Autonomy, Family, Level, Part
 from controlplane.policy.rules import Limits, Recover, Rollback, Rule, Then, When
 from controlplane.policy.signals import NO_KEY, VALUE_SIGNALS, Signal, SignalSpec, resolve
+from controlplane.policy.tuning import Tuning
 
 __all__ = [
     "FAMILY_OF",
     "LEARNING_RATE",
     "RESERVED_RULES",
+    "TUNING",
     "VALUE_SIGNALS",
     "Approval",
     "Autonomy",
@@ -58,11 +60,14 @@ __all__ = [
     "Then",
     "Threshold",
     "Trend",
+    "Tuning",
     "Verdict",
     "When",
 ]
 
-RESERVED_RULES = frozenset({"stale", "refused"})
+TUNING = "tuning"
+"""The name under which probes, and what they change, stand in decisions."""
+RESERVED_RULES = frozenset({"stale", "refused", TUNING})
 """What the controller tells people of without a rule; no rule may have these names."""
 LEARNING_RATE = "learning_rate"
 """A clamp may name it beside the tunables: the learning rate itself, which `lr_scale` multiplies."""
@@ -191,6 +196,7 @@ class Policy(Part):
     approval: Approval = Approval()
     verdict: Verdict = Verdict()
     notify: Notify = Notify()
+    tuning: Tuning | None = None
 
     def allows(self, families: frozenset[Family]) -> Autonomy:
         """The lowest autonomy among the families; a rule acts only as far as its most restricted part."""
@@ -218,6 +224,8 @@ class Policy(Part):
             self._detector(name, detector)
         for name, clamp in self.clamps.items():
             self._clamp(name, clamp)
+        if self.tuning is not None:
+            self._tuning(self.tuning)
         names = [rule.name for rule in self.rules]
         for index, rule in enumerate(self.rules):
             if rule.name in RESERVED_RULES:
@@ -259,6 +267,19 @@ class Policy(Part):
             raise Misplaced(("clamps", name), f"unknown tunable; known are {', '.join(TUNABLES)}, {LEARNING_RATE}")
         if clamp.min < spec.lowest or clamp.max > spec.highest:
             raise Misplaced(("clamps", name), f"must lie within {spec.lowest:g} and {spec.highest:g}")
+
+    def _tuning(self, tuning: Tuning) -> None:
+        for name in tuning.space:
+            if name not in self.clamps:
+                raise Misplaced(("tuning", "space", name), "may be probed but has no clamp; add it under clamps")
+        for detector, tunables in tuning.on_alarm.items():
+            if detector not in self.detectors:
+                raise Misplaced(
+                    ("tuning", "on_alarm", detector), f"no such detector; there are {', '.join(self.detectors)}"
+                )
+            for name in tunables:
+                if name not in tuning.space:
+                    raise Misplaced(("tuning", "on_alarm", detector), f"{name} is not in tuning.space")
 
     def _rule(self, rule: Rule, at: tuple[str | int, ...]) -> None:
         for name in (*rule.when.all, *rule.when.any):

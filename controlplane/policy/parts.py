@@ -21,6 +21,7 @@ class Family(StrEnum):
     batch = "batch"
     sampling = "sampling"
     length = "length"
+    probe = "probe"
 
 
 FAMILY_OF: dict[str, Family] = {

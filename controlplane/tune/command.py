@@ -1,15 +1,25 @@
-"""`scalerl study RUN`: the probes of a run in a browser."""
+"""`scalerl study RUN`: the probes of a run in a browser. `scalerl probe RUN`: ask the run's controller for one."""
 
+import getpass
+import secrets
 import threading
+import time
 import webbrowser
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from controlplane.contract.approvals import Order
 from controlplane.contract.rundir import RunDir
 from controlplane.contract.yamlfile import FileError
 from controlplane.journal import EntryKind, JournalError, journal_of
+from controlplane.policy import Policy
+from controlplane.policy.tuning import PROBED
+from controlplane.post import say
+
+if TYPE_CHECKING:
+    from controlplane.tune.tuner import Tuner
 
 MISSING = "needs the extra `tune`: pip install 'scalerl[tune]'"
 
@@ -22,6 +32,51 @@ def study_url(rundir: RunDir, url: str = "") -> str:
 def study_name(run: str) -> str:
     """Studies of many runs may share a database."""
     return f"scalerl/{run}"
+
+
+def tuner_of(rundir: RunDir, policy: Policy) -> "Tuner | None":
+    """The tuner of a run whose policy has a section `tuning`; None without one.
+
+    Raises:
+        FileError: Optuna is not installed.
+    """
+    tuning = policy.tuning
+    if tuning is None or tuning.design == "off":
+        return None
+    try:
+        from controlplane.tune.proposer import Proposer
+        from controlplane.tune.tuner import Tuner
+    except ImportError:
+        raise FileError(f"a policy with a section `tuning` {MISSING}") from None
+    name = rundir.read_info().name
+
+    def opened() -> Proposer:
+        proposer = Proposer(study_url(rundir, tuning.study), study_name(name))
+        proposer.describe(run=name, policy=policy.name, target=str(policy.forecast.target or "none"))
+        return proposer
+
+    return Tuner(rundir, policy, opened)
+
+
+def probe(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, as the trainer made it.")],
+    tunable: Annotated[str, typer.Option(help="What to try; left out, the policy chooses.")] = "",
+    why: Annotated[str, typer.Option("--why", help="Your reason, for the journal.")] = "",
+) -> None:
+    """Ask for a probe: other values of a tunable are tried in arms beside the run, and what is proved better is adopted.
+
+    The controller of the run carries it out, within its policy's section `tuning`; `scalerl log RUN` shows what became of it.
+    """
+    rundir = RunDir(run)
+    if not rundir.info.exists():
+        raise FileError(f"{run}: is not a run directory (it has no run.json)")
+    if tunable and tunable not in PROBED:
+        raise FileError(f"--tunable {tunable}: cannot be probed; allowed are {', '.join(PROBED)}")
+    order = Order(
+        order_id=secrets.token_hex(8), action="probe", tunable=tunable, by=getpass.getuser(), at=time.time(), reason=why
+    )
+    say(rundir, order)
+    typer.echo("asked for a probe; `scalerl log` shows what became of it")
 
 
 def study(

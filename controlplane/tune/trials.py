@@ -24,6 +24,10 @@ class Trial(BaseModel):
     until_step: int
     branch: int
     """The snapshot that all arms began from: the run at `from_step` on this branch."""
+    incarnation: str = ""
+    """The process of the trainer that was asked; another one knows nothing of the probe."""
+    order_id: str = ""
+    """Of the person's order that asked for the probe; empty where nobody did."""
     outcome: str = "running"
     """adopt, reject, inconclusive; or cancelled, with the reason."""
     reason: str = ""
@@ -48,5 +52,5 @@ class Trial(BaseModel):
 
     def attributes(self) -> dict[str, float | int | str]:
         """Plain scalars, as the viewer shows them."""
-        fields = self.model_dump(exclude={"number"}, exclude_none=True)
+        fields = self.model_dump(exclude={"number", "incarnation", "order_id"}, exclude_none=True)
         return {key.replace("_", " "): round(v, 6) if isinstance(v, float) else v for key, v in fields.items()}

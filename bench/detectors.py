@@ -55,9 +55,7 @@ def table(rows: dict[str, tuple[Detector, Figures]]) -> str:
         "| --- | --- | --- | --- |",
     ]
     for config, found in rows.values():
-        plain = config.model_dump(
-            mode="json", exclude={"kind", "signal", "side", "reference", "from_step", "lag", "window"}
-        )
+        plain = config.model_dump(mode="json", exclude={"kind", "signal", "side", "reference", "from_step", "window"})
         if isinstance(config, Threshold):
             plain = {"consecutive": config.consecutive}
         default = type(config).model_fields
@@ -96,13 +94,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--readings", type=int, default=100_000, help="simulated readings per false-alarm figure")
     parser.add_argument("--trials", type=int, default=100, help="simulated changes per delay")
+    parser.add_argument("--missing", action="store_true", help="measure only what has no figures yet, keep the others")
     parser.add_argument("--write", action="store_true", help="write the figures where they are read")
     options = parser.parse_args()
     rows: dict[str, tuple[Detector, Figures]] = {}
     started = time.monotonic()
     for number, (key, (config, spec)) in enumerate(every := wanted().items(), 1):
         print(f"{number}/{len(every)} {config.kind} after {time.monotonic() - started:.0f} s", file=sys.stderr)
-        found = measure(config, spec, options.readings, options.trials)
+        kept = figures.known(config, spec) if options.missing else None
+        found = kept or measure(config, spec, options.readings, options.trials)
         if found is not None:
             rows[key] = config, found
             print(f"{key}\n    {found.sentence()}")

@@ -82,15 +82,17 @@ def _shifts(config: Cusum | RobustZ, spec: SignalSpec | None, side: float, readi
         for name, noise in NOISES.items()
     }
 
+    warm = max(WARM, 16 + 2 * config.lag + config.window)
+
     def shifted(size: float) -> Callable[[np.random.Generator, int], Array]:
         def values(rng: np.random.Generator, count: int) -> Array:
             noise = heavy(rng, count)
-            noise[WARM:] += side * size
+            noise[warm:] += side * size
             return scale(noise)
 
         return values
 
-    found = {f"{size} spreads": _delay(config, spec, shifted(size), trials) for size in (2, 4)}
+    found = {f"{size} spreads": _delay(config, spec, shifted(size), trials, warm=warm) for size in (2, 4)}
     return Figures(alarms, found, readings, trials)
 
 
@@ -180,15 +182,16 @@ def _delay(
     values: Callable[[np.random.Generator, int], Array],
     trials: int,
     horizon: int = HORIZON,
+    warm: int = WARM,
 ) -> float:
     """Median readings from the change to the alarm; infinite where fewer than half were found within `horizon`."""
     delays = []
     for trial in range(trials):
         detector, found = _fresh(config, spec), inf
-        for reading in _readings(config, values(np.random.default_rng((2, trial)), WARM + horizon)):
+        for reading in _readings(config, values(np.random.default_rng((2, trial)), warm + horizon)):
             breach = detector.update(reading).outcome is Outcome.breach
-            if breach and reading.step >= WARM:
-                found = reading.step - WARM + 1
+            if breach and reading.step >= warm:
+                found = reading.step - warm + 1
                 break
             if breach:
                 detector.rewind(reading.step)  # a false alarm before the change: start the count again

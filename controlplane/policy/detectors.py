@@ -60,7 +60,6 @@ class RobustZ(Part):
     """Readings far above the recent median, several in a row: spikes that stay.
 
     The z of `cusum`, without a forecast.
-
     Measured at its defaults: 0.11 (heavy-tailed), fewer than 0.02 (normal), fewer than 0.02 (correlated) false alarms per 1,000 steps; found in more than 150 (2 spreads), 2 (4 spreads) steps.
     """
 
@@ -78,7 +77,6 @@ class Threshold(_OneSide):
     """A fixed threshold with persistence: the numbers that people agreed on.
 
     How often it alarms for nothing depends on how near to it a healthy run lives.
-
     Measured at its defaults: 0.68 (1 spread on the good side), 0.0067 (2 spreads on the good side) false alarms per 1,000 steps; found in 3 (1 spread beyond), 3 (2 spreads beyond) steps.
     """
 

@@ -47,7 +47,11 @@ def vitals(record: Record) -> list[Vital]:
 def _thresholds(record: Record) -> dict[str, float]:
     policy = facts.policy_of(record)
     levels = [d for d in policy.detectors.values() if isinstance(d, Threshold)] if policy else []
-    return {str(d.signal): d.above if d.above is not None else d.below or 0.0 for d in levels}
+    found: dict[str, float] = {}
+    for level in levels:  # of several for one signal the most sensitive, as in the alert rules
+        known = found.get(level.signal, level.limit)
+        found[level.signal] = min(known, level.limit) if level.above is not None else max(known, level.limit)
+    return found
 
 
 def _plain(name: str, value: float, form: str) -> Vital | None:

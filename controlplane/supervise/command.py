@@ -4,7 +4,6 @@ import fcntl
 import logging
 import os
 import shlex
-import signal
 import time
 from pathlib import Path
 from typing import Annotated
@@ -79,7 +78,7 @@ class _Keeper:
         if resume is not None:
             self._history = History(rollbacks=1, answered=frozenset({resume.decision_id}), resume=resume)
         with self._supervised.signals():
-            while not self._supervised.stopping.is_set():
+            while True:
                 code, seconds = self._once(self._arguments(resume, crashed))
                 crashed = code != restart.RESUME_EXIT
                 stopping = self._supervised.stopping.is_set()
@@ -91,9 +90,9 @@ class _Keeper:
                     log.log(logging.INFO if code == 0 or stopping else logging.ERROR, "%s", step.reason)
                     return step.code
                 log.warning("%s; starts again in %g s", step.reason, step.wait)
-                self._supervised.stopping.wait(step.wait)
+                if self._supervised.stopping.wait(step.wait):
+                    return 128 + 15
                 resume = step.resume
-        return 128 + signal.SIGTERM
 
     def _once(self, command: list[str]) -> tuple[int, float]:
         self._tell("started", command=command)

@@ -10,6 +10,7 @@ from controlplane.alerts.limits import Limits
 from controlplane.alerts.promql import metric_names
 from controlplane.alerts.recordings import RECORDINGS
 from controlplane.contract.metrics import METRICS, SAMPLES, Metric
+from controlplane.detect import SERIES
 
 
 def expressions(dashboard: Path) -> list[str]:
@@ -30,7 +31,7 @@ def _strings(node: Any) -> Iterator[str]:
 
 
 def used_by(limits: Limits, dashboards: Path) -> Mapping[str, tuple[str, ...]]:
-    """Metric name -> alerts and dashboards that read it, through recording rules as well."""
+    """Metric name -> controller, alerts and dashboards that read it, through recording rules as well."""
     recorded = {rule.record: metric_names(rule.expr) for rule in RECORDINGS}
     users: dict[str, set[str]] = {}
 
@@ -41,6 +42,7 @@ def used_by(limits: Limits, dashboards: Path) -> Mapping[str, tuple[str, ...]]:
             elif name in recorded:
                 note(user, recorded[name] - {name})
 
+    note("the controller", SERIES)
     for alert in alerts(limits):
         note(alert.name, metric_names(alert.expr))
     for path in sorted(dashboards.rglob("*.json")):

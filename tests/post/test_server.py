@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from controlplane.agent import HttpMailbox, read_key
-from controlplane.contract.documents import AckState
+from controlplane.contract.approvals import Order
+from controlplane.contract.documents import AckState, Said
 from controlplane.contract.rundir import RunDir
 from controlplane.post import Post, tokens
 from controlplane.post.server import SMALL_BODY, Door, Server
@@ -220,7 +221,11 @@ def test_a_body_that_never_ends_is_given_up(http: HttpLine, monkeypatch: pytest.
 def test_an_unsigned_file_among_what_people_said_is_put_aside(http: HttpLine) -> None:
     enrolled(http)
     http.theirs.said.mkdir()
-    for name, content in {"a": "{", "b": json.dumps({"run_uid": INFO.run_uid, "word": {}}), "c": "x" * 100_000}.items():
+    order = Order(order_id="o1", action="stop", by="eve", at=time.time())
+    forged = Said(run_uid=INFO.run_uid, word=order).signed(b"x" * 32).model_dump_json()
+    elsewhere = Said(run_uid="another", word=order).signed(read_key(http.theirs)).model_dump_json()
+    contents = ["{", json.dumps({"run_uid": INFO.run_uid, "word": {}}), "x" * 100_000, forged, elsewhere]
+    for name, content in enumerate(contents):
         (http.theirs.said / f"{name}.json").write_text(content)
     assert Post(http.theirs).said(time.time()) == ((), ())
     assert {path.suffix for path in http.theirs.said.iterdir()} == {".refused"}

@@ -34,7 +34,7 @@ from controlplane.prometheus.command import app as prometheus_app
 from controlplane.sources import MetricSource, PrometheusSource, ScrapeSource
 from controlplane.study.command import loo, repeat
 from controlplane.supervise.command import supervise
-from controlplane.tune.command import probe, study, tuner_of
+from controlplane.tune.command import probe, schedule, study, tuner_of
 
 app = typer.Typer(
     name="scalerl",
@@ -228,6 +228,7 @@ app.command()(loo)
 app.command()(repeat)
 app.command()(study)
 app.command()(probe)
+app.command()(schedule)
 app.command()(fit)
 app.command()(compare)
 app.command()(backtest)

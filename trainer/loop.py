@@ -156,6 +156,7 @@ class Loop:
 
     def _one_step(self) -> None:
         self._fire_faults(self.state.step + 1)
+        self._follow_schedule(self.state.step + 1)
         stepped = self._stepper.step()
         if stepped is None:
             return
@@ -194,6 +195,12 @@ class Loop:
             if fault.step == step and self.state.branch == 0:
                 self._learner.base_lr *= fault.factor
                 self._event("fault", kind=fault.kind, factor=fault.factor, base_lr=self._learner.base_lr)
+
+    def _follow_schedule(self, step: int) -> None:
+        for change in self._recipe.schedule:
+            if change.step == step:
+                self.tunables.update(change.set)
+                self._event("scheduled", **change.set)
 
     # Evaluation and checkpoint
 

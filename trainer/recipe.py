@@ -18,6 +18,7 @@ from controlplane.contract.tunables import TUNABLES
 from controlplane.contract.yamlfile import FileError, Misplaced, load
 from trainer.settings import (
     Batch,
+    Change,
     CheckpointSpec,
     CurriculumSpec,
     Evaluation,
@@ -69,6 +70,8 @@ class Recipe(Part):
     """Limits on what a controller may do; nobody outside can loosen them."""
     metrics: Metrics = Metrics()
     faults: tuple[Fault, ...] = ()
+    schedule: tuple[Change, ...] = ()
+    """Changes of tunables at steps known beforehand."""
 
     @model_validator(mode="after")
     def _coherent(self) -> "Recipe":
@@ -85,6 +88,14 @@ class Recipe(Part):
                     ("guard_rails", "bounds", name),
                     f"the recipe's own {name} of {value:g} is outside {bounds.min:g} to {bounds.max:g}",
                 )
+        for index, change in enumerate(self.schedule):
+            for name, value in change.set.items():
+                where = ("schedule", index, "set", name)
+                if name not in self.tunables():
+                    raise Misplaced(where, f"this recipe has no such tunable; it has {', '.join(self.tunables())}")
+                if self.guard_rails.inside(name, value) != value:
+                    bounds = self.guard_rails.of(name)
+                    raise Misplaced(where, f"{value:g} is outside the guard rails {bounds.min:g} to {bounds.max:g}")
         return self
 
     def tunables(self) -> dict[str, float]:

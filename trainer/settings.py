@@ -267,6 +267,15 @@ class CheckpointSpec(Part):
     health: HealthSpec = HealthSpec()
 
 
+class Change(Part):
+    """Values that a run is known to need from some step on, as `scalerl schedule` writes them down from an earlier run."""
+
+    step: int = Field(ge=1)
+    """First optimizer step with these values."""
+    set: dict[str, float] = Field(min_length=1)
+    """Tunable -> value, inside the guard rails."""
+
+
 class Fault(Part):
     """A drill: at a step of branch 0 the learning rate is multiplied as a person's typo would. Fires once."""
 

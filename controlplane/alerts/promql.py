@@ -4,7 +4,6 @@ import re
 
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"|\'(?:[^\'\\]|\\.)*\'')
 _MATCHERS = re.compile(r"\{[^{}]*\}")
-_RANGE = re.compile(r"\[[^\]]*\]")
 _LABEL_LIST = re.compile(r"\b(by|without|on|ignoring|group_left|group_right)\s*\([^()]*\)")
 _WORD = re.compile(r"(?<![\w:.$])([A-Za-z_:][\w:]*)(\s*\()?")
 _KEYWORDS = frozenset(
@@ -32,7 +31,7 @@ def metric_names(expression: str) -> frozenset[str]:
     Labels, functions, durations and dashboard variables are left out; so are metrics chosen only by a `__name__` matcher.
     """
     bare = _STRING.sub('""', expression)
-    for pattern in (_MATCHERS, _RANGE, _LABEL_LIST):
+    for pattern in (_MATCHERS, _LABEL_LIST):
         bare = pattern.sub(" ", bare)
     bare = re.sub(r"\boffset\s+-?\w+", " ", bare)
     return frozenset(

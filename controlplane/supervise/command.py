@@ -4,6 +4,7 @@ import fcntl
 import logging
 import os
 import shlex
+import signal
 import time
 from pathlib import Path
 from typing import Annotated
@@ -78,7 +79,7 @@ class _Keeper:
         if resume is not None:
             self._history = History(rollbacks=1, answered=frozenset({resume.decision_id}), resume=resume)
         with self._supervised.signals():
-            while True:
+            while not self._supervised.stopping.is_set():
                 code, seconds = self._once(self._arguments(resume, crashed))
                 crashed = code != restart.RESUME_EXIT
                 stopping = self._supervised.stopping.is_set()
@@ -90,9 +91,9 @@ class _Keeper:
                     log.log(logging.INFO if code == 0 or stopping else logging.ERROR, "%s", step.reason)
                     return step.code
                 log.warning("%s; starts again in %g s", step.reason, step.wait)
-                if self._supervised.stopping.wait(step.wait):
-                    return 128 + 15
+                self._supervised.stopping.wait(step.wait)
                 resume = step.resume
+        return 128 + signal.SIGTERM
 
     def _once(self, command: list[str]) -> tuple[int, float]:
         self._tell("started", command=command)

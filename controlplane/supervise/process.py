@@ -39,6 +39,8 @@ class Supervised:
         """Start, wait, clear away; the exit code, or minus the number of the signal. Raises OSError: cannot be started."""
         process = subprocess.Popen(command, start_new_session=True, preexec_fn=_die_with_us)  # noqa: S603
         self._process = process
+        if self.stopping.is_set():  # told while it was being started
+            process.send_signal(signal.SIGTERM)
         try:
             while True:
                 try:

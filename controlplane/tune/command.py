@@ -15,6 +15,7 @@ from controlplane.contract.rundir import RunDir
 from controlplane.contract.yamlfile import FileError
 from controlplane.journal import EntryKind, JournalError, journal_of
 from controlplane.policy import Policy
+from controlplane.policy.models import TUNING
 from controlplane.policy.tuning import PROBED
 from controlplane.post import say
 
@@ -77,6 +78,27 @@ def probe(
     )
     say(rundir, order)
     typer.echo("asked for a probe; `scalerl log` shows what became of it")
+
+
+def schedule(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory of a run that was tuned.")],
+) -> None:
+    """Print what was adopted in a run as a part of a recipe, for a later run to follow from its start."""
+    from controlplane.tune.schedule import schedule as written
+    from controlplane.tune.trials import Trial
+
+    journal = journal_of(RunDir(run), read_only=True)
+    trials = [Trial.model_validate(entry.body) for entry in journal.entries(kind=EntryKind.trial)]
+    adopted, reverted = "", []
+    for entry in journal.entries(kind=EntryKind.look):
+        decision = entry.body["decision"]
+        if decision["kind"] == "act" and decision["rule"] == TUNING:
+            ruling = (decision["change"] or {}).get("probe") or {}
+            if decision["purpose"] == "adopt":
+                adopted = ruling.get("probe_id", "")
+            elif decision["purpose"] == "revert":
+                reverted.append(adopted)
+    typer.echo(written(trials, reverted), nl=False)
 
 
 def study(

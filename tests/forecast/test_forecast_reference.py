@@ -175,6 +175,18 @@ def test_scalerl_protocol_reproduces_its_two_grid_results(
     assert np.mean(np.array(truth) - fit.predict(later)) == pytest.approx(short, abs=0.0006)
 
 
+def test_the_protocol_behind_the_forecaster_reproduces_the_published_fit() -> None:
+    f = Forecaster(BUDGET, method="scalerl")
+    f.observe(0.0, 0.40)
+    for compute, rate in TRAIN:
+        f.observe(compute, rate)
+    found, p = f.parameters(), f.forecast([BUDGET])
+    assert found.A.quantile(0.5) == pytest.approx(0.610, abs=0.01)
+    assert found.B.quantile(0.5) == pytest.approx(1.97, abs=0.3)
+    assert found.R0.quantile(0.5) == 0.40
+    assert p.mean[0] == pytest.approx(EXTENDED[-1][1], abs=0.02)
+
+
 def test_the_protocol_is_curve_fit_on_every_pair_of_the_grid() -> None:
     from scipy.optimize import curve_fit
 

@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 import controlplane.policy
 from controlplane.policy import Policy, find, load, parse, preset_names
 from controlplane.policytools import difference, explain, schema
+from controlplane.policytools.command import app
 from controlplane.policytools.difference import Effect
 
 GUARD = find("guard")[1]
@@ -108,3 +110,14 @@ def test_a_new_rule_that_acts_is_looser_and_one_that_tells_is_not() -> None:
 def test_the_schema_for_editors_is_that_of_the_models() -> None:
     kept = Path(controlplane.policy.__file__).parent / "policy.schema.json"
     assert kept.read_text() == schema(), "renew it: scalerl policy schema > controlplane/policy/policy.schema.json"
+
+
+def test_the_commands_print_and_a_looser_policy_fails_where_that_is_asked() -> None:
+    runner = CliRunner()
+    assert "only writes down" in runner.invoke(app, ["explain", "observe"]).output
+    assert runner.invoke(app, ["diff", "guard", "guard"]).output == "the two mean the same\n"
+    looser = runner.invoke(app, ["diff", "demo", "guard", "--fail-if-looser"])
+    assert looser.exit_code == 1
+    assert "looser        autonomy.lr: observe -> act" in looser.output
+    assert runner.invoke(app, ["diff", "demo", "guard"]).exit_code == 0
+    assert runner.invoke(app, ["schema"]).output == schema()

@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("optuna", reason="the extra `tune` is not installed")
 
+import yaml
 from optuna.trial import TrialState
 
 from controlplane.agent import Agent, BoundaryState, Directive
@@ -21,7 +22,7 @@ from controlplane.post import say
 from controlplane.replay import replay
 from controlplane.sources import Sample
 from controlplane.sources.exposition import parse as parse_metrics
-from controlplane.tune.command import tuner_of
+from controlplane.tune.command import schedule, tuner_of
 from controlplane.tune.proposer import Proposer
 from tests.trainer import rig
 from tests.trainer.conftest import Script
@@ -179,6 +180,25 @@ def test_a_person_asks_and_what_is_proved_better_is_adopted_and_guarded(tmp_path
     [verdict] = [d for d in house.decisions if d["kind"] == "verdict"]
     assert verdict["helped"] is True
     assert not list(house.rundir.said.glob("*.json"))  # the order is done with
+
+
+def test_what_was_adopted_is_a_schedule_that_a_recipe_takes_and_a_run_follows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    house = House(tmp_path / "run", higher_is_better, steps=30)
+    house.ask()
+    house.loop.run()
+    schedule(house.rundir.root)
+    written = yaml.safe_load(capsys.readouterr().out)
+    [up] = [trial for trial in house.journal if trial["outcome"] == "adopt"]
+    assert written == {"schedule": [{"step": up["from_step"] + 1, "set": {"lr_scale": up["value"]}}]}
+    script = Script()
+    recipe = rig.recipe(steps=8, **written)
+    rig.assemble(tmp_path / "later", recipe, script).run()
+    scales = {report.step: report.tunables["lr_scale"] for report in script.steps}
+    assert all((scale == up["value"]) == (step > up["from_step"]) for step, scale in scales.items())
+    with pytest.raises(ValueError, match="outside the guard rails"):
+        rig.recipe(schedule=[{"step": 3, "set": {"lr_scale": 99.0}}])
 
 
 def test_every_decision_about_a_probe_is_made_again_from_the_journal(tmp_path: Path) -> None:

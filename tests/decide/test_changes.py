@@ -1,13 +1,16 @@
 """Changes of tunables: clamps and pace, budgets, approval, leases, verdicts, taking back, the way back, orders."""
 
 from itertools import pairwise
+from math import isnan
 from typing import Any
 
 import pytest
 
 from controlplane.contract.approvals import Approval, Order
 from controlplane.contract.documents import Ack, AckState, Action, Health, TunableState
-from controlplane.decide import Decision, Evaluator, Kind, Purpose, unsupported
+from controlplane.decide import Decision, Evaluator, ForecastView, Kind, Purpose, unsupported
+from controlplane.decide.expectation import gain_per_step, of_evaluation
+from controlplane.detect import Outcome
 from controlplane.policy import Policy
 from tests.looks import Run
 
@@ -481,3 +484,98 @@ def test_a_refused_action_gives_its_budget_back() -> None:
     story.steps(2)
     assert story.evaluator.standing.actions == 0
     assert story.evaluator.standing.changed == {}
+
+
+def test_a_trainer_that_refuses_is_not_asked_again_at_every_look() -> None:
+    story = Story(policy())
+    story.steps(60)
+    acts = 0
+    for _ in range(15):
+        decision = story.steps(1, grad_norm=9, obey=False)[0]
+        if decision.kind is Kind.act:
+            acts += 1
+            story.run.last_ack = Ack(
+                decision_id=decision.decision_id or "",
+                generation=decision.generation or 0,
+                state=AckState.rejected,
+                reason="cooldown",
+                at_step=story.run.step,
+            )
+    assert acts == 1
+
+
+def test_rollbacks_of_all_rules_together_stay_inside_the_budget() -> None:
+    gone = {
+        "name": "gone",
+        "when": {"all": ["nonfinite"]},
+        "then": {"rollback": {}, "scale": {"lr_scale": 0.9}},
+        "limits": {"max_per_run": 9, "cooldown_steps": 0},
+    }
+    story = Story(policy(gone, budget={"max_rollbacks": 1}))
+    story.steps(40)
+    story.until(Kind.act, nonfinite=True)
+    story.steps(40)
+    assert "all 1 rollbacks of the budget are used up" in story.until(Kind.page, nonfinite=True).reason
+
+
+def test_one_rise_is_no_larger_than_the_pace_allows() -> None:
+    clamps = {"prompts_per_step": {"min": 32, "max": 128, "increase": {"max_step": 1.1}}}
+    story = Story(policy(GROW, clamps=clamps))
+    story.steps(5, busy=0.9)
+    story.until(Kind.act, busy=0.3)
+    assert story.run.value("prompts_per_step") == 70
+
+
+def test_a_mechanism_that_has_stood_for_long_is_no_second_key() -> None:
+    two = {
+        "name": "two",
+        "when": {"all": ["pass_drop"], "any": ["idle"], "fresh_steps": 30},
+        "then": {"rollback": {}, "scale": {"lr_scale": 0.5}},
+    }
+    detectors = policy().model_dump(mode="json")["detectors"]
+    detectors["idle"] = {"kind": "level", "signal": "zero_variance", "above": 0.6}
+    for stood, kind in ((5, Kind.act), (60, Kind.hold)):
+        story = Story(policy(two, detectors=detectors))
+        story.steps(60, zero=0.1)
+        story.steps(stood, zero=0.95)
+        decisions = story.steps(20, zero=0.95, pass_rate=0.3, obey=False)
+        assert (Kind.act in {d.kind for d in decisions}) == (kind is Kind.act)
+
+
+def test_a_signal_that_vanishes_takes_its_alarm_with_it() -> None:
+    """No data is never good or bad: an alarm whose signal is gone becomes an error, and no key."""
+    story = Story(policy(SOFTEN))
+    story.steps(60)
+    story.steps(3, grad_norm=9, obey=False)
+    findings = {}
+    for _ in range(12):
+        look = story.run.advance(grad_norm=9)
+        bare = {key: value for key, value in look.metrics.items() if key != "rl_trainer_grad_norm"}
+        findings = story.evaluator.look(look.model_copy(update={"metrics": bare}))[0].findings
+    assert findings["grad_stays"].outcome is Outcome.error
+
+
+def test_without_a_signal_that_must_have_data_nothing_is_done_and_a_person_is_told() -> None:
+    signals = {"kv": {"query": "kv", "kind": "percent", "must_have_data": True}}
+    story = Story(policy(signals=signals, freshness={"max_age_seconds": 5}))
+    for _ in range(60):
+        look = story.run.advance()
+        story.evaluator.look(look.model_copy(update={"signals": {"kv": 50.0}}))
+    decisions = [story.evaluator.look(story.run.advance(grad_norm=9))[1] for _ in range(12)]
+    assert Kind.page in {d.kind for d in decisions}
+    assert "kv has had no value" in next(d.reason for d in decisions if d.kind is Kind.page)
+    assert decisions[-1].kind is Kind.hold
+
+
+def test_the_forecast_says_what_a_step_should_gain_and_a_refused_one_says_nothing() -> None:
+    band = ((100.0, 0.4, 0.5, 0.6), (200.0, 0.45, 0.55, 0.65))
+    view = ForecastView(
+        step=100, branch=0, compute=100.0, budget=200.0, points=9, quantiles={}, band=band, refused=False
+    )
+    assert gain_per_step(view, 2.0) == pytest.approx(0.001)
+    assert gain_per_step(view.model_copy(update={"refused": True}), 2.0) == 0.0
+    assert gain_per_step(None, 2.0) == 0.0
+    middle, sd = of_evaluation(view, 150.0, 256)
+    assert middle == pytest.approx(0.525)
+    assert 0.07 < sd < 0.10
+    assert isnan(of_evaluation(None, 150.0, 256)[0])

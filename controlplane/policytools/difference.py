@@ -60,6 +60,8 @@ _RISES: tuple[tuple[str, Effect], ...] = (
     (r"rules\.[\w-]+\.recover\.after_quiet_steps", Effect.stricter),
     (r"rules\.[\w-]+\.recover\.step", Effect.looser),
     (r"signals\.\w+\.must_have_data", Effect.stricter),
+    (r"tuning\.(max_probes|arms|steps|space\.\w+)", Effect.looser),
+    (r"tuning\.(cooldown_steps|miss_probability|min_effect|confidence)", Effect.stricter),
     (
         r"detectors\.\w+\.(h|k|above|consecutive|steps|seconds|times|probability|certainty|from_step|min_readings)",
         Effect.later,

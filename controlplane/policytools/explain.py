@@ -134,6 +134,13 @@ def _frame(policy: Policy) -> Iterator[str]:
         yield f"Approval is needed for {families}; without an answer in {wait} steps {late}."
     budget = policy.budget
     yield f"All rules together: at most {budget.max_actions} actions and {budget.max_rollbacks} rollbacks in a run."
+    if policy.tuning is not None and policy.tuning.design != "off":
+        tuning, asked = policy.tuning, policy.allows(frozenset({Family.probe})) is not Autonomy.act
+        space = ", ".join(f"{name} (at most x {factor:g})" for name, factor in tuning.space.items())
+        who = (
+            "when a person asks" if asked else f"when the target is missed with probability {tuning.miss_probability:g}"
+        )
+        yield f"Probes {space} {who}: {tuning.arms} arms of {tuning.steps} steps, at most {tuning.max_probes} in a run."
     revert = "taken back if it did not help" if policy.verdict.revert else "never taken back by itself"
     yield f"Every action is judged after {policy.verdict.after_steps} steps; a change is {revert}."
 

@@ -41,6 +41,13 @@ def test_a_rule_says_what_it_needs_what_it_does_and_how_far_it_may_go() -> None:
     assert "asks for approval, then: roll back" in asked
 
 
+def test_probes_are_told_and_more_of_them_are_looser() -> None:
+    few = parse(GUARD + "\ntuning: {space: {lr_scale: 1.5}, max_probes: 2}\n")
+    more = parse(GUARD + "\ntuning: {space: {lr_scale: 1.5}, max_probes: 3}\n")
+    assert "Probes lr_scale (at most x 1.5) when a person asks: 2 arms of 40 steps, at most 2 in a run." in explain(few)
+    assert [(d.effect, d.place) for d in difference(few, more)] == [(Effect.looser, "tuning.max_probes")]
+
+
 def test_settings_of_ones_own_are_simulated_and_said_so() -> None:
     said: list[str] = []
     text = explain(parse(GUARD.replace("above: 4, consecutive: 4", "above: 3, consecutive: 7")), said.append)

@@ -11,6 +11,7 @@ from controlplane.contract.rundir import RunDir, write_atomic
 from controlplane.decide import STALE, Decision, ForecastView, Judgement, Kind, Standing, episodes
 from controlplane.detect import Outcome
 from controlplane.policy import Autonomy, Policy, Rule
+from controlplane.policy.models import TUNING
 from controlplane.snapshot import Snapshot
 
 REFUSED = "refused"
@@ -41,6 +42,8 @@ class Telemetry:
         self._told: dict[str, tuple[int, int]] = {}
         # Beside the rules of the policy, a person is told of data that cannot be used and of actions that were refused.
         self._actions = {STALE: "page", REFUSED: "page", **{rule.name: _action(rule) for rule in policy.rules}}
+        if policy.tuning is not None:
+            self._actions[TUNING] = "probe"
         self._policy, self._sent = policy, dict[str, tuple[str, float]]()
         store = self._store
         with store.update():
@@ -51,7 +54,7 @@ class Telemetry:
                 store.set("rl_forecast_target_pass_ratio", policy.forecast.target)
             for action in {*self._actions.values()} - _TOLD:
                 store.observe_many("rl_controller_action_seconds", (), action=action)
-            results = {rule.name: _results(policy, rule) for rule in policy.rules}
+            results = {TUNING: ("act",), **{rule.name: _results(policy, rule) for rule in policy.rules}}
             for name, action in self._actions.items():
                 for result in (action,) if action in _TOLD else results[name]:
                     store.inc("rl_controller_decisions_total", 0, rule=name, action=action, result=result)

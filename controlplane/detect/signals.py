@@ -33,6 +33,8 @@ SERIES: frozenset[str] = frozenset(
         "rl_trainer_entropy_nats",
         "rl_trainer_sampler_mismatch_kl_nats",
         "rl_trainer_effective_sample_ratio",
+        "rl_trainer_clipped_token_ratio",
+        "rl_trainer_gradient_noise_scale_prompts",
         "rl_trainer_learning_rate",
         "rl_trainer_utilization_ratio",
         "rl_gpu_utilization_ratio",
@@ -58,7 +60,12 @@ _PASSED = series_id("rl_rollout_samples_total", {"outcome": "pass"})
 _FAILED = series_id("rl_rollout_samples_total", {"outcome": "fail"})
 _TRUNCATED = series_id("rl_rollout_truncated_total", {"reason": "length"})
 _MIXED = series_id("rl_rollout_groups_total", {"signal": "mixed"})
+_CLIPPED = series_id("rl_trainer_clipped_token_ratio", {"bound": "high"})
 _BUSY = series_id("rl_trainer_utilization_ratio", {"role": "process"})
+
+
+LOST = 1000.0
+"""Noise scale, in batches, that stands for all larger ones."""
 
 
 @dataclass(frozen=True)
@@ -130,9 +137,24 @@ def difference(before: Totals, now: Totals) -> dict[str, Reading]:
             found[signal] = Reading(at, value)
     if (busy := _utilization(now)) is not None:
         found["utilization"] = Reading(at, busy)
-    found |= _ages(now, at)
+    found |= _ages(now, at) | _batch(before, now, at, steps)
     if (nonfinite := _nonfinite(before.snapshot.metrics, now.snapshot.metrics)) is not None:
         found["nonfinite_steps"] = Reading(at, nonfinite, steps)
+    return found
+
+
+def _batch(before: Totals, now: Totals, at: int, steps: float) -> dict[str, Reading]:
+    """Whether the batch is large enough, and how often its tokens were clipped; only what was measured."""
+    found: dict[str, Reading] = {}
+    clipped, scale = (
+        now.snapshot.metrics.get(_CLIPPED, nan),
+        now.sums.get("rl_trainer_gradient_noise_scale_prompts", nan),
+    )
+    if isfinite(clipped):
+        found["clipped"] = Reading(at, clipped)
+    mixed = (now.snapshot.metrics.get(_MIXED, nan) - before.snapshot.metrics.get(_MIXED, nan)) / steps
+    if scale > 0 and mixed > 0:  # an infinite scale is a gradient lost in its noise
+        found["batch_noise"] = Reading(at, min(scale / mixed, LOST))
     return found
 
 

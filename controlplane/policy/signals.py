@@ -43,6 +43,8 @@ BUILT_IN: Mapping[str, SignalSpec] = MappingProxyType(
         "entropy": SignalSpec("positive", "neither", "mean token entropy, nats"),
         "mismatch_kl": SignalSpec("positive", "lower_better", "KL between sampler and learner, nats"),
         "staleness": SignalSpec("real", "lower_better", "largest staleness in the batch, steps"),
+        "clipped": SignalSpec("real", "neither", "share of tokens whose importance ratio the upper bound cut", rare=True),
+        "batch_noise": SignalSpec("positive", "lower_better", "gradient noise scale over the prompts with signal in a batch", rare=True),
         "utilization": SignalSpec("real", "higher_better", "busy share of the held devices, 0 to 1"),
         "checkpoint_age": SignalSpec("positive", "lower_better", "seconds since the newest checkpoint was written", rare=True),
         "good_checkpoint_age": SignalSpec("positive", "lower_better", "steps since the newest checkpoint proved good", rare=True),
@@ -53,7 +55,7 @@ BUILT_IN: Mapping[str, SignalSpec] = MappingProxyType(
 VALUE_SIGNALS: frozenset[str] = frozenset({"pass_rate", "eval_pass_rate"})
 """Signals that say the run is worth less; all others say how it breaks. A rollback needs one of each."""
 
-NO_KEY: frozenset[str] = frozenset({"utilization", "staleness", "checkpoint_age", "good_checkpoint_age"})
+NO_KEY: frozenset[str] = frozenset({"batch_noise", "utilization", "staleness", "checkpoint_age", "good_checkpoint_age"})
 """Signals that say nothing about whether the weights are broken; no rollback rests on them."""
 
 

@@ -59,3 +59,26 @@ def test_missing_series_give_no_reading() -> None:
     bare = now.model_copy(update={"metrics": {k: v for k, v in now.metrics.items() if "samples" not in k}})
     assert "pass_rate" not in readings(before, bare)
     assert "truncation" not in readings(before, bare)
+
+
+def test_the_noise_scale_is_read_in_batches_of_prompts_with_signal_and_only_where_it_was_measured() -> None:
+    run = Run()
+    before, now = run.advance(), run.advance()
+    mixed = 'rl_rollout_groups_total{signal="mixed"}'
+    more = {
+        "rl_trainer_gradient_noise_scale_prompts": 24.0,
+        'rl_trainer_clipped_token_ratio{bound="high"}': 0.02,
+        mixed: before.metrics.get(mixed, 0.0) + 12.0,
+    }
+    known = now.model_copy(update={"metrics": {**now.metrics, **more}})
+    before = before.model_copy(update={"metrics": {mixed: 0.0, **before.metrics}})
+    assert readings(before, known)["batch_noise"].value == pytest.approx(2.0)
+    assert readings(before, known)["clipped"].value == 0.02
+    lost = known.model_copy(
+        update={"metrics": {**known.metrics, "rl_trainer_gradient_noise_scale_prompts": float("inf")}}
+    )
+    assert readings(before, lost)["batch_noise"].value == 1000.0
+    unknown = known.model_copy(
+        update={"metrics": {**known.metrics, "rl_trainer_gradient_noise_scale_prompts": float("nan")}}
+    )
+    assert not {"batch_noise"} & readings(before, unknown).keys()

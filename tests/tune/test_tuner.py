@@ -119,9 +119,16 @@ class House:
         if directive is None:
             if self.controller._epoch == 0:
                 self.controller.attach()
+                self.controller.export()
             self.controller.tick()
             directive = self.agent.boundary(state)
         return directive
+
+    def go(self) -> str:
+        try:
+            return self.loop.run()
+        finally:
+            self.controller._silence()
 
     def ask(self) -> None:
         say(self.rundir, Order(order_id="o1", action="probe", tunable="lr_scale", by="ada", at=self.now))
@@ -161,7 +168,7 @@ def study_of(house: House) -> Proposer:
 def test_a_person_asks_and_what_is_proved_better_is_adopted_and_guarded(tmp_path: Path) -> None:
     house = House(tmp_path / "run", higher_is_better)
     house.ask()
-    assert house.loop.run() == "end"
+    assert house.go() == "end"
     assert house.loop.tunables["lr_scale"] == pytest.approx(1.5)
     assert house.loop.state.branch == 1
     up, down = sorted(house.journal, key=lambda trial: -trial["value"])
@@ -187,7 +194,7 @@ def test_what_was_adopted_is_a_schedule_that_a_recipe_takes_and_a_run_follows(
 ) -> None:
     house = House(tmp_path / "run", higher_is_better, steps=30)
     house.ask()
-    house.loop.run()
+    house.go()
     schedule(house.rundir.root)
     written = yaml.safe_load(capsys.readouterr().out)
     [up] = [trial for trial in house.journal if trial["outcome"] == "adopt"]
@@ -204,7 +211,7 @@ def test_what_was_adopted_is_a_schedule_that_a_recipe_takes_and_a_run_follows(
 def test_every_decision_about_a_probe_is_made_again_from_the_journal(tmp_path: Path) -> None:
     house = House(tmp_path / "run", higher_is_better, steps=30)
     house.ask()
-    house.loop.run()
+    house.go()
     again = replay(Journal(house.rundir.journal, read_only=True))
     assert again.looks > 30
     assert again.differences == ()
@@ -213,7 +220,7 @@ def test_every_decision_about_a_probe_is_made_again_from_the_journal(tmp_path: P
 def test_without_an_effect_nothing_is_adopted_and_the_run_goes_on_as_it_was(tmp_path: Path) -> None:
     house = House(tmp_path / "run", no_difference)
     house.ask()
-    assert house.loop.run() == "end"
+    assert house.go() == "end"
     assert (house.loop.tunables["lr_scale"], house.loop.state.branch) == (1.0, 0)
     assert {trial["outcome"] for trial in house.journal} <= {"inconclusive", "reject"}
     assert all(t.state in (TrialState.COMPLETE, TrialState.FAIL) for t in study_of(house).study.trials)
@@ -221,7 +228,7 @@ def test_without_an_effect_nothing_is_adopted_and_the_run_goes_on_as_it_was(tmp_
 
 def test_nobody_asks_and_nothing_is_wrong_so_nothing_is_probed(tmp_path: Path) -> None:
     house = House(tmp_path / "run", no_difference, steps=20)
-    house.loop.run()
+    house.go()
     assert not house.rundir.probes.exists()
     assert not any(d["rule"] == "tuning" for d in house.decisions)
 
@@ -237,12 +244,13 @@ def test_a_controller_killed_during_a_probe_carries_on_with_it(tmp_path: Path) -
         if state.probe and not killed and len(list(read_lines(house.rundir.probes / f"{state.probe}.jsonl"))) > 16:
             killed = True
             study_of(house).study.ask()  # and it had just asked for another arm
+            house.controller._silence()
             house.controller._journal.close()
             house.controller = house.begin_controller()
         return tick(state)
 
     house.boundary = boundary  # type: ignore[method-assign]
-    assert house.loop.run() == "end"
+    assert house.go() == "end"
     assert killed
     assert house.loop.tunables["lr_scale"] == pytest.approx(1.5)
     numbers = [trial["number"] for trial in house.journal]
@@ -258,7 +266,7 @@ def test_an_adoption_that_does_not_hold_is_taken_back(tmp_path: Path) -> None:
 
     house = House(tmp_path / "run", fools)
     house.ask()
-    house.loop.run()
+    house.go()
     assert house.loop.state.branch == 1
     [verdict] = [d for d in house.decisions if d["kind"] == "verdict"][:1]
     assert verdict["helped"] is False
@@ -272,7 +280,7 @@ def test_below_act_only_a_person_begins_a_probe(tmp_path: Path) -> None:
         "  broken:", "  low: {kind: level, signal: pass_rate, below: 0.9, consecutive: 1}\n  broken:"
     )
     house = House(tmp_path / "run", no_difference, alarmed, steps=24)
-    house.loop.run()
+    house.go()
     assert not house.rundir.probes.exists()
     wished = [d for d in house.decisions if d["rule"] == "tuning"]
     assert wished
@@ -285,7 +293,7 @@ def test_after_an_alarm_only_downwards_is_tried(tmp_path: Path) -> None:
         "  broken:", "  low: {kind: level, signal: pass_rate, below: 0.9, consecutive: 1}\n  broken:"
     )
     house = House(tmp_path / "run", no_difference, alarmed, steps=24)
-    house.loop.run()
+    house.go()
     [record] = list(house.rundir.probes.glob("*.jsonl"))[:1]
     begin = json.loads(record.read_text().splitlines()[0])
     assert [sets["lr_scale"] for name, sets in begin["arms"].items() if name != "control"] == [pytest.approx(1 / 1.5)]

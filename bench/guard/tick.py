@@ -32,9 +32,20 @@ from controlplane.sources.scrape import ScrapeSource
 WARM, ROUNDS, TEMPLATES, INTERVAL = 300, 3, 10, 15.0
 
 
-def milliseconds(values: list[float]) -> str:
-    ordered = sorted(1000 * value for value in values)
-    return f"{statistics.median(ordered):.2f} | {ordered[int(0.95 * (len(ordered) - 1))]:.2f} | {ordered[-1]:.2f}"
+def milliseconds(values: list[tuple[float, float]]) -> str:
+    """Median and 95 % of the wall time, median of the CPU time."""
+    wall = sorted(1000 * value for value, _ in values)
+    cpu = statistics.median(1000 * value for _, value in values)
+    return f"{statistics.median(wall):.2f} | {wall[int(0.95 * (len(wall) - 1))]:.2f} | {cpu:.2f}"
+
+
+def clocks() -> tuple[float, float]:
+    return time.perf_counter(), time.process_time()
+
+
+def since(started: tuple[float, float]) -> tuple[float, float]:
+    now = clocks()
+    return now[0] - started[0], now[1] - started[1]
 
 
 def one_run(root: Path, name: str, ticks: int) -> str:
@@ -46,31 +57,35 @@ def one_run(root: Path, name: str, ticks: int) -> str:
     journal = Journal(rundir.journal)
     controller = Controller(rundir, policy, text, source, journal, clock=lambda: trainer.now)
     controller.attach()
-    whole, scrape, judge = [], [], []
-    page = ""
+    whole: list[tuple[float, float]] = []
+    scrape: list[tuple[float, float]] = []
+    judge: list[tuple[float, float]] = []
     for number in range(ticks + 100):
         trainer.step()
-        started = time.perf_counter()
+        started = clocks()
         controller.tick()
-        ended = time.perf_counter()
+        took = since(started)
         if number < 100:
             continue
-        whole.append(ended - started)
+        whole.append(took)
+        started = clocks()
         snapshot = controller._look()
-        scrape.append(time.perf_counter() - ended)
+        scrape.append(since(started))
         evaluator = copy.copy(controller._evaluator)
-        started = time.perf_counter()
+        started = clocks()
         evaluator.look(snapshot)
-        judge.append(time.perf_counter() - started)
+        judge.append(since(started))
     page = trainer.agent.store.text()
     trainer.close()
     journal.close()
     print(f"one run, policy {name}, {ticks} ticks, page of {len(page) / 1024:.0f} KiB\n")
-    print("| | median ms | 95 % | largest |\n|---|---|---|---|")
+    print("| | median ms | 95 % | median CPU ms |\n|---|---|---|---|")
     print(f"| whole tick: scrape over HTTP, judge, journal fsynced | {milliseconds(whole)} |")
     print(f"| scrape and observed document alone | {milliseconds(scrape)} |")
     print(f"| judge alone (no new step) | {milliseconds(judge)} |")
-    print(f"\none tick under 10 ms: {'met' if statistics.median(whole) < 0.010 else 'missed'}\n")
+    middle = [statistics.median(column) for column in zip(*whole, strict=True)]
+    said = ["met" if value < 0.010 else "missed" for value in middle]
+    print(f"\none tick under 10 ms: {said[0]} by the clock, {said[1]} by CPU time\n")
     return page
 
 

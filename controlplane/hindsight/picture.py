@@ -73,18 +73,28 @@ def _panel(axes: Axes, table: Table, hindsight: Hindsight, name: str) -> None:
             detector, (stretches[0][0], 0.97 - 0.16 * number), xycoords=("data", "axes fraction"), fontsize=7.5,
             color=light("attention"), va="top", ha="left", xytext=(2, 0), textcoords="offset points",
         )  # fmt: skip
-    told: set[str] = set()
     for each in hindsight.said:
-        axes.axvline(
-            each.step, color=light(_MARKS.get(each.verb, "soft")), linewidth=1.6 if each.verb == "act" else 0.8
-        )
-        if name == "pass_rate" and each.rule not in told:
-            told.add(each.rule)
-            axes.annotate(
-                each.rule, (each.step, 0.03), xycoords=("data", "axes fraction"), rotation=90, fontsize=7.5,
-                color=light(_MARKS.get(each.verb, "soft")), va="bottom", ha="right", xytext=(-1, 0),
-                textcoords="offset points",
-            )  # fmt: skip
+        width = 1.6 if each.verb == "act" else 0.8
+        axes.axvline(each.step, color=light(_MARKS.get(each.verb, "soft")), linewidth=width)
+    if name == "pass_rate":
+        _label(axes, hindsight, float(steps.max() - steps.min()))
+
+
+def _label(axes: Axes, hindsight: Hindsight, span: float) -> None:
+    """The rules beside their first marks; marks that lie close together get their labels one above the other."""
+    told: set[str] = set()
+    last, level = -span, 0
+    for each in hindsight.said:
+        if each.rule in told:
+            continue
+        told.add(each.rule)
+        level = level + 1 if each.step - last < 0.15 * span else 0
+        last = each.step
+        axes.annotate(
+            each.rule, (each.step, 0.04 + 0.14 * (level % 6)), xycoords=("data", "axes fraction"), fontsize=7.5,
+            color=light(_MARKS.get(each.verb, "soft")), va="bottom", ha="left", xytext=(3, 0),
+            textcoords="offset points",
+        )  # fmt: skip
 
 
 def _signal(hindsight: Hindsight, detector: str) -> str:

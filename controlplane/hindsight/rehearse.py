@@ -84,7 +84,7 @@ def rehearse(frames: Sequence[Frame], policy: Policy) -> Hindsight:
         before = frame.snapshot
         step = judgement.step if judgement.step is not None else 0
         breached = {name for name, finding in judgement.findings.items() if finding.outcome is Outcome.breach}
-        for name in breached:
+        for name in sorted(breached):
             stretches = alarms.setdefault(name, [])
             if name in standing:
                 stretches[-1] = (stretches[-1][0], step)

@@ -101,7 +101,11 @@ class Evaluator:
             return snapshot.errors[0] if snapshot.errors else "nothing could be read from the trainer"
         age = snapshot.at - snapshot.sampled_at
         limit = self.policy.freshness.max_age_seconds
-        return f"the newest sample is {age:.0f} s old; the policy allows {limit:g} s" if age > limit else ""
+        if age > limit:
+            return f"the newest sample is {age:.0f} s old; the policy allows {limit:g} s"
+        # A page whose step is gone says nothing about the run, and old findings must not be acted on beside it.
+        gone = self._step is not None and not isfinite(snapshot.metrics.get("rl_trainer_global_step", nan))
+        return "the metrics no longer say at which step the trainer is" if gone else ""
 
     def _move(self, snapshot: Snapshot) -> None:
         """Advance step, branch and progress; on a new branch rewind everything that judges."""

@@ -81,8 +81,9 @@ def _ordered(now: Situation) -> Decision | None:
 def _stale(now: Situation) -> Decision | None:
     judgement, freshness = now.judgement, now.policy.freshness
     if judgement.stale:
-        unread = now.snapshot.observed is None or now.snapshot.sampled_at is None
-        brief = unread and judgement.blind_seconds <= freshness.max_age_seconds
+        at, sampled_at, limit = now.snapshot.at, now.snapshot.sampled_at, freshness.max_age_seconds
+        old = now.snapshot.observed is not None and sampled_at is not None and at - sampled_at > limit
+        brief = not old and judgement.blind_seconds <= limit  # one failed read is no reason to wake anybody
         if STALE in now.standing.said or brief or freshness.on_stale == "hold":
             return now.say(Kind.hold, judgement.stale)
         return now.say(Kind.page, judgement.stale, STALE).model_copy(update={"step": now.step})

@@ -385,3 +385,18 @@ def test_an_alarm_that_flickers_is_told_once_and_again_after_silence() -> None:
     assert sum(paged(1, share) for share in (0.6, 0.0, 0.6, 0.0, 0.0, 0.6) * 5) == 1
     assert paged(30, 0.0) == 0
     assert paged(1, 0.6) == 1
+
+
+def test_a_page_of_nan_is_stale_data_and_no_old_alarm_is_acted_on_beside_it() -> None:
+    """Found by the state machine: an alarm that still stood was acted on in a look whose page held no number at all."""
+    run, evaluator = Run(), Evaluator(DEMO)
+    healthy(run, evaluator)
+    for _ in range(2):
+        evaluator.look(run.advance(nonfinite=True))
+    bad = run.advance(nonfinite=True)
+    alarmed = bad.model_copy(update={"observed": run.observed().model_copy(update={"branch": 1})})
+    assert evaluator.look(alarmed)[1].kind is Kind.hold  # the alarm stands, but the branches do not agree yet
+    gone = bad.model_copy(update={"metrics": dict.fromkeys(bad.metrics, float("nan"))})
+    decision = evaluator.look(gone)[1]
+    assert decision.kind is Kind.hold
+    assert "no longer say" in decision.reason

@@ -3,6 +3,7 @@
 Each mode runs in a process of its own, one after the other, round by round, so that a busy machine disturbs all alike.
 Where modes differ in time on one core it is not because phases overlap (they cannot) but because continuous batching
 keeps the rows full: a synchronous batch ends with a few long completions decoded almost alone.
+With `rollout.overlap` phases do overlap, on two cores.
 
     python bench/off_policy.py [--steps 150] [--seeds 3] [--out build/off_policy]
 """
@@ -21,6 +22,11 @@ MODES = {
         "staleness.mode": "pipeline",
         "staleness.max_staleness": "8",
         "rollout.slots": "256",
+    },
+    "pipeline-8, overlap": {
+        "staleness.mode": "pipeline",
+        "staleness.max_staleness": "8",
+        "rollout.overlap": "true",
     },
     "ppo-off-policy-8": {"staleness.mode": "ppo_off_policy", "staleness.max_staleness": "8"},
     "synchronous": {"staleness.mode": "ppo_off_policy", "staleness.max_staleness": "1"},
@@ -47,6 +53,11 @@ def lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def busy(line: dict) -> dict[str, float]:
+    """Wall seconds of a step by phase, without evaluation and checkpoints."""
+    return {k: v for k, v in line["phase_seconds"].items() if k not in ("evaluating", "checkpointing")}
+
+
 def row(name: str, runs: list[Path]) -> str:
     """One line of the table over all seeds."""
     steps = [lines(run / "steps.jsonl") for run in runs]
@@ -57,16 +68,16 @@ def row(name: str, runs: list[Path]) -> str:
     total = sum(staleness.values())
     shares = " ".join(f"{k}:{staleness[k] / total:.0%}" for k in sorted(staleness))
     phases = {
-        phase: statistics.median(line["phase_seconds"].get(phase, 0.0) for run in steps for line in run)
+        phase: statistics.mean(line["phase_seconds"].get(phase, 0.0) for run in steps for line in run)
         for phase in ("generating", "training")
     }
-    seconds = [line["seconds"] for run in steps for line in run]
-    quarter = statistics.quantiles(seconds, n=4)
+    # Of each run the mean, not the median: ppo-off-policy generates once in k steps.
+    seconds = [statistics.mean(sum(busy(line).values()) for line in run) for run in steps]
     dropped = sum(sum(line["dropped"].values()) for run in steps for line in run)
     ends = ", ".join(f"{run[-1]['pass_ratio']:.3f}" for run in evals)
     compute = ", ".join(f"{run[-1]['compute']:.0f}" for run in steps)
     return (
-        f"| {name} | {statistics.median(seconds):.3f} ({quarter[0]:.3f} - {quarter[2]:.3f}) | {phases['generating']:.3f} |"
+        f"| {name} | {', '.join(f'{s:.3f}' for s in seconds)} | {phases['generating']:.3f} |"
         f" {phases['training']:.3f} | {compute} | {shares} | {dropped} | {ends} |"
     )
 
@@ -82,7 +93,7 @@ def main() -> None:
             print(f"seed {seed}: {name}", file=sys.stderr, flush=True)
             train(args.out / f"{name.replace(' ', '-').replace(',', '')}-{seed}", seed, args.steps, settings)
     print(
-        "| mode | seconds per step, median (quartiles) | generating | training | device-seconds in all | staleness at use |"
+        "| mode | seconds per step, mean of each run | generating | training | device-seconds in all | staleness at use |"
         " dropped groups | held-out pass rate at the end |\n" + "| --- " * 8 + "|"
     )
     for name in MODES:

@@ -172,13 +172,10 @@ class Exporter:
         """Tunables in force. `StepReport.tunables` are those of a batch that may be older, so they are not shown."""
         for name, value in values.items():
             self._store.set("rl_trainer_hyperparameter", value, name=name)
-            for source in ("controller", "lease", "user"):
-                self._store.inc("rl_trainer_hyperparameter_changes_total", 0, name=name, source=source)
 
     def changed(self, names: Iterable[str], source: str) -> None:
         """Tunables that got a new value, and from whom."""
-        for name in names:
-            self._store.inc("rl_trainer_hyperparameter_changes_total", name=name, source=source)
+        self._store.inc("rl_trainer_hyperparameter_changes_total", len(tuple(names)), source=source)
 
     def answered(self, state: AckState, generation: int, rolled_back: bool) -> None:
         """What became of a control document, and the generation in force now."""

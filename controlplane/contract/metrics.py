@@ -36,7 +36,7 @@ TOKENS = (
     131072,
 )
 """Bucket bounds in tokens. 15,000 is a bound because a bucket quantile is exact only there; the run's limit is added."""
-STEP_SECONDS = (0.5, 2, 10, 30, 60, 120, 300, 1200)
+STEP_SECONDS = (0.5, 2, 10, 30, 60, 300, 1200)
 ROLLOUT_SECONDS = (5, 30, 120, 600, 3600)
 PROMPT_TOKENS = (512, 2048, 8192)
 SYNC_SECONDS = (0.5, 5, 30)
@@ -113,7 +113,7 @@ TRAINER: tuple[Metric, ...] = (
     _metric("rl_trainer_trained_tokens_total", "counter", "Tokens that went through the optimiser.", "tokens"),
     _metric("rl_trainer_learning_rate", "gauge", "Learning rate of the last step: schedule times lr_scale."),
     _metric("rl_trainer_hyperparameter", "gauge", "Tunable in force, in its own unit.", name=()),
-    _metric("rl_trainer_hyperparameter_changes_total", "counter", "Changes of a tunable, by who made them.", name=(), source=("controller", "lease", "user")),
+    _metric("rl_trainer_hyperparameter_changes_total", "counter", "Changes of tunables, by who made them; which ones shows in rl_trainer_hyperparameter.", source=("controller", "lease", "user")),
     # Rollouts
     _metric("rl_rollout_samples_total", "counter", "Completions verified, by outcome.", outcome=("pass", "fail", "error")),
     _metric("rl_rollout_pass_ratio", "gauge", "Passed over passed and failed completions, last step.", "ratio"),
@@ -182,7 +182,7 @@ CONTROLLER: tuple[Metric, ...] = (
     _metric("rl_policy_threshold", "gauge", "Threshold in force of a detector.", detector=()),
     _metric("rl_policy_info", "info", "Name and hash of the policy in force."),
     _metric("rl_controller_decisions_total", "counter", "Decisions that somebody hears of, by rule, action and what became of them; looks that only hold are not counted.", rule=(), action=(), result=()),
-    _metric("rl_controller_action_seconds", "histogram", "Time from a decision to the trainer's answer.", "seconds", (10, 60, 600), action=()),
+    _metric("rl_controller_action_seconds", "histogram", "Time from a decision to the trainer's answer.", "seconds", (60, 600), action=()),
     _metric("rl_controller_verdicts_total", "counter", "Actions judged afterwards, by whether the pass rate returned to what it was.", helped=("true", "false")),
     _metric("rl_controller_notices_total", "counter", "Notices about decisions, by where to and what became of them; dropped ones found the queue full.", channel=("grafana", "webhook"), result=("sent", "failed", "dropped")),
     _metric("rl_controller_rollbacks_remaining", "gauge", "Rollbacks left in the budget of the policy."),

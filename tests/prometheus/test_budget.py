@@ -1,4 +1,4 @@
-"""A run stays within its budget of series: 400, and 6 for each GPU."""
+"""A run stays within its budget of series: 350, and 6 for each GPU."""
 
 from pathlib import Path
 
@@ -33,10 +33,10 @@ def test_trainer_and_controller_of_a_run_under_the_largest_shipped_policy(tmp_pa
     exporter.step(report(1))
     exporter.evaluation(EvalReport("held_out", 10, 0, 3.0, 256, 4, 0.5, 0.8, 38.0, 0.01, 2.0))
     trainer = parse(page.text(), None)
-    assert len(trainer) <= 200
+    assert len(trainer) <= 180
 
     controller = controller_page("guard", tmp_path)
-    assert len(trainer) + len(controller) <= 400
+    assert len(trainer) + len(controller) <= 350
     assert len(GPU) == 6
     assert all(set(metric.labels) == {"node", "gpu", "role"} for metric in GPU)
 

@@ -8,7 +8,7 @@ then rollback, decrease, increase, and telling people; of two alike the one that
 """
 
 from collections.abc import Callable
-from math import isfinite
+from math import isfinite, nan
 
 from controlplane.contract.documents import Action, Phase
 from controlplane.decide.action import act_on, address, approved
@@ -81,9 +81,10 @@ def _ordered(now: Situation) -> Decision | None:
 def _stale(now: Situation) -> Decision | None:
     judgement, freshness = now.judgement, now.policy.freshness
     if judgement.stale:
-        at, sampled_at, limit = now.snapshot.at, now.snapshot.sampled_at, freshness.max_age_seconds
-        old = now.snapshot.observed is not None and sampled_at is not None and at - sampled_at > limit
-        brief = not old and judgement.blind_seconds <= limit  # one failed read is no reason to wake anybody
+        seen = now.snapshot
+        there = seen.observed is not None and seen.sampled_at is not None
+        unread = not there or not isfinite(seen.metrics.get("rl_trainer_global_step", nan))
+        brief = unread and judgement.blind_seconds <= freshness.max_age_seconds  # no reason to wake anybody yet
         if STALE in now.standing.said or brief or freshness.on_stale == "hold":
             return now.say(Kind.hold, judgement.stale)
         return now.say(Kind.page, judgement.stale, STALE).model_copy(update={"step": now.step})

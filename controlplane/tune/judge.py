@@ -23,6 +23,10 @@ from controlplane.tune.evidence import Array, Noise, Sums, bound, log_evidence
 from controlplane.tune.pairing import Paired
 from controlplane.tune.planner import crossing, information
 
+DOUBT = 8.0
+"""Steps of ordinary noise that an arm has to outweigh before it is given up: arms with shared seeds begin alike, and differences of
+zero say nothing about how small an effect is."""
+
 
 class Outcome(StrEnum):
     adopt = "adopt"
@@ -118,7 +122,11 @@ def _verdict(
     sums, unit = summed
     steps = int(paired.t[-1])
     # Each bound at the level of the arm, so that an interval above the smallest effect and "adopt" are the same thing.
-    low, high = (bound(sums, len(paired), float(np.exp(-needed)), side) * unit for side in (-1, +1))
+    level, seen = float(np.exp(-needed)), len(paired) + int(DOUBT)
+    # Differences are in units of their standard errors, so DOUBT steps of noise have this sum of squares. They make no arm
+    # look better: the lower bound does without.
+    doubted = Sums(sums.xx, sums.xd, sums.dd + DOUBT)
+    low, high = bound(sums, len(paired), level, -1) * unit, bound(doubted, seen, level, +1) * unit
     effect = float(sums.effect[-1]) * unit
 
     def say(outcome: Outcome, reason: str) -> ArmVerdict:
@@ -127,20 +135,20 @@ def _verdict(
     if found >= needed:
         return say(Outcome.adopt, f"better by more than {terms.min_effect:.3g} with {terms.confidence:.0%} confidence")
     # Giving an arm up is no error that has to be guarded against over all arms, so its bound has its own level.
-    ceiling = bound(sums, len(paired), terms.futility, +1) * unit
+    ceiling = bound(doubted, seen, terms.futility, +1) * unit
     if ceiling < terms.min_effect:
         return say(Outcome.reject, f"not better by {terms.min_effect:.3g}: at most {ceiling:.3g}")
     if steps >= terms.steps:
         return say(
             Outcome.inconclusive, f"after all {steps} steps the effect may lie on either side of {terms.min_effect:.3g}"
         )
-    chance = _chance(sums, len(paired), steps, needed, terms, unit)
+    chance = _chance(doubted, seen, needed, terms, unit)
     if steps >= terms.settle and chance < terms.futility:
         return say(Outcome.inconclusive, f"the steps left would prove it with a probability of {chance:.0%} only")
     return say(Outcome.undecided, f"adopted in the end with a probability of {chance:.0%}")
 
 
-def _chance(sums: Sums, seen: int, steps: int, needed: float, terms: Terms, unit: float) -> float:
+def _chance(sums: Sums, seen: int, needed: float, terms: Terms, unit: float) -> float:
     """Probability that the arm is proved by the end, if its effect is spread as the steps so far say (predictive power)."""
     now = float(sums.xx[-1])
     end = max(information(terms.steps, terms.noise), now)

@@ -124,6 +124,12 @@ def result(t: int, ordinal: int, passed: int, samples: int = 8) -> PromptResult:
     return PromptResult(t, (0, ordinal), passed, samples)
 
 
+def test_arms_that_have_not_parted_yet_are_not_given_up() -> None:
+    alike = judge({"a": paired(np.zeros(20))}, Terms(steps=60, min_effect=0.01))["a"]
+    assert alike.outcome is Outcome.undecided
+    assert alike.high > 0.05
+
+
 def test_prompts_are_paired_by_what_they_are_and_not_by_their_place() -> None:
     control = [result(1, 7, 4), result(1, 3, 2), result(2, 5, 8)]
     candidate = [result(1, 3, 4), result(1, 5, 6), result(2, 7, 4), result(2, 99, 0)]

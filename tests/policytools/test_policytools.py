@@ -50,7 +50,9 @@ def test_probes_are_told_and_more_of_them_are_looser() -> None:
 
 def test_settings_of_ones_own_are_simulated_and_said_so() -> None:
     said: list[str] = []
-    text = explain(parse(GUARD.replace("above: 4, consecutive: 4", "above: 3, consecutive: 7")), said.append)
+    text = explain(
+        parse(GUARD.replace("grad_norm, above: 4, consecutive: 4", "grad_norm, above: 3, consecutive: 7")), said.append
+    )
     assert said == ["simulates grad_stays, whose settings have not been measured before"]
     assert "(20,000 simulated readings)" in text
 
@@ -66,7 +68,7 @@ def test_settings_of_ones_own_are_simulated_and_said_so() -> None:
         (", min_gap_steps: 50", "", Effect.looser, "clamps.lr_scale.increase.min_gap_steps"),
         ("max_rollbacks: 2", "max_rollbacks: 3", Effect.looser, "budget.max_rollbacks"),
         ("observe_until_step: 100", "observe_until_step: 50", Effect.looser, "observe_until_step"),
-        ("consecutive: 4}", "consecutive: 6}", Effect.later, "detectors.grad_stays.consecutive"),
+        ("grad_norm, above: 4, consecutive: 4}", "grad_norm, above: 4, consecutive: 6}", Effect.later, "detectors.grad_stays.consecutive"),
         ("below: 0.02", "below: 0.05", Effect.sooner, "detectors.flat.below"),
         ("{all: [grad_stays]}", "{all: [grad_stays, loss_spike]}", Effect.stricter, "rules.soften.when.all"),
         (", loss_spike]}", "]}", Effect.stricter, "rules.collapse.when.any"),

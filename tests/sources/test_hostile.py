@@ -32,6 +32,11 @@ def serving(behave: Behaviour) -> Iterator[str]:
         with connection, contextlib.suppress(OSError):
             connection.recv(65536)
             behave(connection)
+            # A request may come in two pieces: closing with one of them unread would reset the connection.
+            connection.shutdown(socket.SHUT_WR)
+            connection.settimeout(5)
+            while connection.recv(65536):
+                pass
 
     def accept() -> None:
         with contextlib.suppress(OSError):

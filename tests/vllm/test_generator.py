@@ -23,6 +23,9 @@ LONG = "07+3-2+5=" * 40
 CLOSE = 1e-4
 """Float32 on both sides; measured: 2e-5 and less."""
 
+COLD = 0.01
+"""A temperature so low that no completion of a few tokens ends by chance, whatever its seed."""
+
 
 def request(
     tokenizer: Any,
@@ -249,7 +252,7 @@ def test_finish_reason_is_length_only_at_the_limit(generator: VllmGenerator, tok
 
 def test_abort_forgets_everything_and_counts_what_it_threw_away(generator: VllmGenerator, tokenizer: Any) -> None:
     for index in range(8):
-        generator.submit(request(tokenizer, index, limit=30))
+        generator.submit(request(tokenizer, index, limit=30, heat=COLD))
     assert generator.room == SLOTS - 24
     for _ in range(3):
         generator.poll()
@@ -263,7 +266,7 @@ def test_abort_forgets_everything_and_counts_what_it_threw_away(generator: VllmG
 
 def test_abort_counts_the_part_before_the_cut(engine: VllmEngine, tokenizer: Any, interruption: Interruption) -> None:
     generator = VllmGenerator(engine, SLOTS, Interruption(interruption.phrase, -1, (1.0, 1.0)))
-    generator.submit(request(tokenizer, 0, n=1, limit=30, budget=3, seed=5))
+    generator.submit(request(tokenizer, 0, n=1, limit=30, budget=3, heat=COLD))
     for _ in range(5):
         assert generator.poll() == []
     assert generator.abort() == 3 + 2 + 2  # before the cut, the phrase, after it
@@ -339,7 +342,7 @@ def test_a_failed_engine_says_so_each_time(
 def test_an_engine_that_lost_its_requests_is_an_error_and_no_endless_wait(
     engine: VllmEngine, generator: VllmGenerator, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    generator.submit(request(tokenizer, 0))
+    generator.submit(request(tokenizer, 0, heat=COLD))
     generator.poll()
     monkeypatch.setattr(engine._llm, "has_unfinished_requests", lambda: False)
     with pytest.raises(EngineError, match="lost 3 requests"):

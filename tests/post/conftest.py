@@ -1,13 +1,13 @@
 """One trainer's agent and one controller's post, joined by a directory or by HTTP; the tests do not know which."""
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from controlplane.agent import Agent, DirectoryMailbox, HttpMailbox, Mailbox, read_key
-from controlplane.contract.approvals import Approval, Order
 from controlplane.contract.documents import AckState, Desired, Observed
 from controlplane.contract.rundir import RunDir
 from controlplane.post import Post
@@ -16,25 +16,25 @@ from controlplane.post.tokens import Scope, add
 from tests.agent.house import INFO, desired, make_agent, state
 
 
-class Line:
+class Line(ABC):
     """The two ends. `theirs` is the run directory as the controller sees it."""
 
     def __init__(self, ours: RunDir, theirs: RunDir) -> None:
         self.ours, self.theirs = ours, theirs
 
-    def mailbox(self) -> Mailbox:
-        raise NotImplementedError
+    @abstractmethod
+    def mailbox(self) -> Mailbox: ...
 
     def agent(self) -> Agent:
         """A new process of the trainer, without a thread: it looks into its mailbox at each boundary."""
         return make_agent(self.ours, self.mailbox())  # type: ignore[arg-type]
 
+    @abstractmethod
     def cut(self) -> None:
         """The controller's machine goes away."""
-        raise NotImplementedError
 
-    def mend(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def mend(self) -> None: ...
 
     @property
     def post(self) -> Post:
@@ -42,9 +42,6 @@ class Line:
 
     def publish(self, document: Desired) -> None:
         assert self.post.publish(document.signed(read_key(self.theirs)))
-
-    def say(self, word: Approval | Order) -> None:
-        raise NotImplementedError
 
     def observed(self) -> Observed:
         observed, problem = self.post.observed()

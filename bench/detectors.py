@@ -15,7 +15,7 @@ from controlplane.detect import figures
 from controlplane.detect.figures import Figures
 from controlplane.detect.trial import measure
 from controlplane.policy import load, preset_names
-from controlplane.policy.detectors import BernoulliCusum, Cusum, Detector, RobustZ, Threshold, Trend
+from controlplane.policy.detectors import BernoulliCusum, Cusum, Detector, RobustZ, Slide, Threshold, Trend
 from controlplane.policy.signals import BUILT_IN, SignalSpec
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,6 +29,7 @@ DEFAULTS: dict[str, Detector] = {
     "Threshold": Threshold(kind="level", signal="truncation", above=0.1),
     "BernoulliCusum": BernoulliCusum(kind="bernoulli_cusum"),
     "Trend": Trend(kind="trend", signal="truncation", above=0.1),
+    "Slide": Slide(kind="slide", signal="pass_rate"),
 }
 """One of each class, at its defaults: their figures stand in the docstrings."""
 

@@ -37,12 +37,12 @@ TOKENS = (
 )
 """Bucket bounds in tokens. 15,000 is a bound because a bucket quantile is exact only there; the run's limit is added."""
 STEP_SECONDS = (0.5, 2, 10, 30, 60, 300, 1200)
-ROLLOUT_SECONDS = (5, 30, 120, 600, 3600)
+ROLLOUT_SECONDS = (30, 120, 600, 3600)
 PROMPT_TOKENS = (512, 2048, 8192)
 SYNC_SECONDS = (0.5, 5, 30)
 CHECKPOINT_SECONDS = (30, 300)
-REWARD = (-1, -0.5, 0, 0.25, 0.5, 0.75, 1)
-STALENESS = (0, 1, 2, 4, 8, 16)
+REWARD = (-1, 0, 0.25, 0.5, 0.75, 1)
+STALENESS = (0, 1, 2, 4, 8)
 """Each bound is a series for every run, for good: there are as many as somebody reads."""
 
 

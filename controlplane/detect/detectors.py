@@ -5,11 +5,12 @@ from controlplane.detect.finding import Detector
 from controlplane.detect.persistent import (
     RobustZDetector,
     ShortfallDetector,
+    SlideDetector,
     StreakDetector,
     ThresholdDetector,
     TrendDetector,
 )
-from controlplane.policy.detectors import BernoulliCusum, Cusum, RobustZ, Shortfall, Streak, Threshold, Trend
+from controlplane.policy.detectors import BernoulliCusum, Cusum, RobustZ, Shortfall, Slide, Streak, Threshold, Trend
 from controlplane.policy.detectors import Detector as Config
 from controlplane.policy.signals import BUILT_IN, SignalSpec
 
@@ -34,6 +35,8 @@ def build(config: Config, spec: SignalSpec | None = None) -> Detector | None:
             return ThresholdDetector(config)
         case Trend():
             return TrendDetector(config)
+        case Slide():
+            return SlideDetector(config)
         case Streak():
             return StreakDetector(config)
         case Shortfall():
@@ -48,6 +51,6 @@ def source_of(config: Config) -> str:
             return NONFINITE_STEPS
         case Shortfall():
             return MISS_PROBABILITY
-        case Cusum() | BernoulliCusum() | RobustZ() | Threshold() | Trend():
+        case Cusum() | BernoulliCusum() | RobustZ() | Threshold() | Trend() | Slide():
             return config.signal
     return ""

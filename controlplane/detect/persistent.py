@@ -8,7 +8,7 @@ from math import inf, isfinite, nan, sqrt
 from controlplane.detect.baseline import REWIND, Baseline
 from controlplane.detect.finding import Finding, Outcome
 from controlplane.detect.signals import Reading
-from controlplane.policy.detectors import RobustZ, Shortfall, Streak, Threshold, Trend
+from controlplane.policy.detectors import RobustZ, Shortfall, Slide, Streak, Threshold, Trend
 from controlplane.policy.signals import SignalSpec
 
 _MAD_TO_SD = 1.4826  # of a normal distribution
@@ -111,6 +111,38 @@ class TrendDetector(_Persistent):
     def rewind(self, step: int) -> None:
         super().rewind(step)
         self._rows = deque((row for row in self._rows if row[0] <= step), maxlen=self._rows.maxlen)
+
+
+class SlideDetector:
+    """See `policy.detectors.Slide`. The statistic is the share lost since the slide began; 0 while there is none."""
+
+    def __init__(self, config: Slide) -> None:
+        self._falls, self._share = config.falls, config.share
+        self._top: tuple[int, float] | None = None
+        """Step before the first fall, and where the signal stood then."""
+        self._last = nan
+        self._row = 0
+
+    def update(self, reading: Reading) -> Finding:
+        value, last = reading.value, self._last
+        if not isfinite(value):
+            return Finding(Outcome.error, nan, self._share, None, "the signal is not a number")
+        if not value < last:  # also the first reading of all
+            # A slide from a single high reading is measured from the one before: such a reading comes down by itself.
+            self._top, self._row = (reading.step, value if self._top is None else min(value, last)), 0
+        else:
+            self._row += 1
+        self._last = value
+        assert self._top is not None
+        began, top = self._top
+        lost = 1 - value / top if top > 0 and self._row else 0.0
+        breach = self._row >= self._falls and lost >= self._share
+        detail = f"{value:.3g}, {self._row} falls in a row" + (f" from {top:.3g}" if self._row else "")
+        onset = began if self._row else None
+        return Finding(Outcome.breach if breach else Outcome.ok, lost, self._share, onset, detail)
+
+    def rewind(self, step: int) -> None:
+        self._top, self._last, self._row = None, nan, 0
 
 
 class StreakDetector:

@@ -15,7 +15,7 @@ from controlplane.detect.detectors import build
 from controlplane.detect.figures import Figures
 from controlplane.detect.finding import Detector, Outcome
 from controlplane.detect.signals import Reading
-from controlplane.policy.detectors import BernoulliCusum, Cusum, RobustZ, Threshold, Trend
+from controlplane.policy.detectors import BernoulliCusum, Cusum, RobustZ, Slide, Threshold, Trend
 from controlplane.policy.detectors import Detector as Config
 from controlplane.policy.signals import SignalSpec
 
@@ -39,6 +39,8 @@ def measure(config: Config, spec: SignalSpec | None, readings: int, trials: int)
             return _bernoulli(config, readings, trials)
         case Trend():
             return _trend(config, readings, trials)
+        case Slide():
+            return _slide(config, readings, trials)
     return None
 
 
@@ -150,6 +152,24 @@ def _trend(config: Trend, readings: int, trials: int) -> Figures:
 
     alarms = {"flat at half the threshold": _false_alarms(config, None, flat, readings)}
     found = {f"a climb that takes {s} steps": _delay(config, None, rising(s), trials, s) for s in (100, 200)}
+    return Figures(alarms, found, readings, trials)
+
+
+def _slide(config: Slide, readings: int, trials: int) -> Figures:
+    """Around 1, with a spread of a tenth or of three tenths (a pass rate of .16 over 64 samples); then halved every so many."""
+
+    def around(spread: float) -> Callable[[np.random.Generator, int], Array]:
+        return lambda rng, n: np.maximum(1 + spread * heavy(rng, n), 0.0)
+
+    def halving(steps: int) -> Callable[[np.random.Generator, int], Array]:
+        def values(rng: np.random.Generator, count: int) -> Array:
+            falling = 0.5 ** (np.maximum(np.arange(count) + 1 - WARM, 0) / steps)
+            return np.maximum(falling * (1 + 0.1 * heavy(rng, count)), 0.0)
+
+        return values
+
+    alarms = {f"spread of {s:g}": _false_alarms(config, None, around(s), readings) for s in (0.1, 0.3)}
+    found = {f"halved every {s} steps": _delay(config, None, halving(s), trials) for s in (2, 4)}
     return Figures(alarms, found, readings, trials)
 
 

@@ -37,7 +37,7 @@ class Cusum(Part):
 
     z = (value - level) / spread, clipped to +-3: the level is the median of 16 readings that ended `lag` readings ago, the
     spread the MAD of `window` earlier readings around their own level. S = max(0, S -+ z - k), alarm while S > h.
-    Measured at its defaults: 0.053 (heavy-tailed), 0.013 (normal), 0.26 (correlated) false alarms per 1,000 steps; found in 6 (2 spreads), 5 (4 spreads) steps.
+    Measured at its defaults: 0.05 (heavy-tailed), fewer than 0.03 (normal), 0.22 (correlated) false alarms per 1,000 steps; found in 6 (2 spreads), 5 (4 spreads) steps.
     """
 
     kind: Literal["cusum"]
@@ -60,7 +60,7 @@ class RobustZ(Part):
     """Readings far above the recent median, several in a row: spikes that stay.
 
     The z of `cusum`, without a forecast.
-    Measured at its defaults: 0.11 (heavy-tailed), fewer than 0.02 (normal), fewer than 0.02 (correlated) false alarms per 1,000 steps; found in more than 150 (2 spreads), 2 (4 spreads) steps.
+    Measured at its defaults: 0.1 (heavy-tailed), fewer than 0.03 (normal), fewer than 0.03 (correlated) false alarms per 1,000 steps; found in more than 150 (2 spreads), 2 (4 spreads) steps.
     """
 
     kind: Literal["robust_z"]
@@ -77,7 +77,7 @@ class Threshold(_OneSide):
     """A fixed threshold with persistence: the numbers that people agreed on.
 
     How often it alarms for nothing depends on how near to it a healthy run lives.
-    Measured at its defaults: 0.68 (1 spread on the good side), 0.0067 (2 spreads on the good side) false alarms per 1,000 steps; found in 3 (1 spread beyond), 3 (2 spreads beyond) steps.
+    Measured at its defaults: 0.69 (1 spread on the good side), 0.01 (2 spreads on the good side) false alarms per 1,000 steps; found in 3 (1 spread beyond), 3 (2 spreads beyond) steps.
     """
 
     kind: Literal["level"]
@@ -94,7 +94,7 @@ class BernoulliCusum(Part):
     S = max(0, S + n_eff (v ln(bad / usual) + (1 - v) ln((1 - bad) / (1 - usual)))), alarm while S > h. Completions of one
     prompt are alike, so n_eff = n / (1 + (group size - 1) correlation): without that, 60,000 batches at a true 5 % gave 35
     alarms, with it none. One batch adds at most half of h.
-    Measured at its defaults: fewer than 0.02 (at a true 0.025), 0.013 (at a true 0.05) false alarms per 1,000 steps; found in 8 (at a true 0.08), 3 (at a true 0.1), 3 (at a true 0.15) steps.
+    Measured at its defaults: fewer than 0.03 (at a true 0.025), 0.05 (at a true 0.05) false alarms per 1,000 steps; found in 8 (at a true 0.08), 3 (at a true 0.1), 3 (at a true 0.15) steps.
     """
 
     kind: Literal["bernoulli_cusum"]
@@ -117,7 +117,7 @@ class Trend(_OneSide):
 
     A straight line through the last `window` readings, the outer ones clipped; an alarm when its slope is `certainty`
     standard errors away from zero, it meets the threshold within `within_steps`, and it said so `consecutive` times.
-    Measured at its defaults: fewer than 0.02 (flat at half the threshold) false alarms per 1,000 steps; found in 64 (a climb that takes 100 steps), 163 (a climb that takes 200 steps) steps.
+    Measured at its defaults: fewer than 0.03 (flat at half the threshold) false alarms per 1,000 steps; found in 64 (a climb that takes 100 steps), 163.5 (a climb that takes 200 steps) steps.
     """
 
     kind: Literal["trend"]
@@ -126,6 +126,23 @@ class Trend(_OneSide):
     window: int = Field(default=48, ge=16, le=1024)
     certainty: float = Field(default=5.0, gt=0)
     consecutive: int = Field(default=3, ge=1)
+
+
+class Slide(Part):
+    """Falls in a row that add up: a signal that leaves where it was within a few steps, also before anything is usual.
+
+    Needs no warm-up and no level, so it judges from the first steps on: an alarm when each of the last `falls` readings or
+    more lay below the one before, and together they lost `share` of where the signal stood before (the lower of two readings,
+    so that one high reading alone is no slide).
+    Measured at its defaults: 0.05 (spread of 0.1), 1 (spread of 0.3) false alarms per 1,000 steps; found in 4 (halved every 2 steps), 5 (halved every 4 steps) steps.
+    """
+
+    kind: Literal["slide"]
+    signal: SignalName
+    falls: int = Field(default=4, ge=2)
+    """Readings in a row that each lie below the one before."""
+    share: float = Field(default=0.5, gt=0, lt=1)
+    """Of where the signal stood before the first fall, lost."""
 
 
 class Streak(Part):
@@ -163,5 +180,6 @@ class Shortfall(Part):
 
 
 Detector = Annotated[
-    Cusum | RobustZ | Threshold | BernoulliCusum | Trend | Streak | Stall | Shortfall, Field(discriminator="kind")
+    Cusum | RobustZ | Threshold | BernoulliCusum | Trend | Slide | Streak | Stall | Shortfall,
+    Field(discriminator="kind"),
 ]

@@ -15,6 +15,7 @@ from controlplane.policy.models import (
     RobustZ,
     Rule,
     Shortfall,
+    Slide,
     Stall,
     Streak,
     Threshold,
@@ -68,6 +69,8 @@ def looks_for(config: Detector, policy: Policy) -> str:
         case Trend():
             side = "above" if config.above is not None else "below"
             return f"{config.signal} will be {side} {config.limit:g} within {config.within_steps} steps"
+        case Slide():
+            return f"{config.signal} falls {config.falls} times in a row or more and loses {config.share:.0%}"
         case Streak():
             return f"NaN or infinite values, {config.steps} steps in a row"
         case Stall():

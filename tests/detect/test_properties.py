@@ -23,6 +23,7 @@ MAKE: dict[str, configs.Detector] = {
     "level": configs.Threshold(kind="level", signal="truncation", above=0.5),
     "bernoulli_cusum": configs.BernoulliCusum(kind="bernoulli_cusum"),
     "trend": configs.Trend(kind="trend", signal="truncation", above=0.5, window=16),
+    "slide": configs.Slide(kind="slide", signal="pass_rate"),
     "nonfinite": configs.Streak(kind="nonfinite"),
 }
 
@@ -170,6 +171,34 @@ def test_a_trend_says_when_the_threshold_will_be_reached() -> None:
     assert "reaches 0.1 in about" in told[1]
 
 
+def test_a_slide_is_told_from_the_first_steps_on() -> None:
+    recorded = [0.162, 0.141, 0.078, 0.044, 0.041, 0.028, 0.017]  # a run that was dead at step 11
+    findings = feed(fresh("slide"), recorded)
+    assert [f.outcome for f in findings].index(Outcome.breach) == 4
+    assert findings[4].onset == 1
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [0.5, 0.4, 0.3, 0.3, 0.2, 0.1],  # a step without a fall begins anew
+        [0.5, 0.2, 0.1, 0.05],  # deep, but three falls
+        [0.5, 0.45, 0.40, 0.35, 0.30],  # four falls, and less than half lost
+        [0.0, 0.0, 0.0, 0.0, 0.0, 0.0],
+        [0.4, 0.9, 0.6, 0.5, 0.41, 0.4],  # down from one high reading
+    ],
+)
+def test_what_is_not_a_slide(values: list[float]) -> None:
+    assert all(finding.outcome is Outcome.ok for finding in feed(fresh("slide"), values))
+
+
+def test_a_rollback_forgets_a_slide() -> None:
+    detector = fresh("slide")
+    feed(detector, [0.8, 0.7, 0.5, 0.4])
+    detector.rewind(1)
+    assert feed(detector, [0.3, 0.2], start=2)[-1].outcome is Outcome.ok
+
+
 def test_a_level_is_silent_before_its_first_step() -> None:
     detector = build(configs.Threshold(kind="level", signal="pass_rate", below=0.6, consecutive=1, from_step=100))
     assert detector is not None
@@ -203,6 +232,7 @@ def test_every_shipped_detector_has_been_measured() -> None:
         configs.Threshold(kind="level", signal="truncation", above=0.1),
         configs.BernoulliCusum(kind="bernoulli_cusum"),
         configs.Trend(kind="trend", signal="truncation", above=0.1),
+        configs.Slide(kind="slide", signal="pass_rate"),
     ],
     ids=lambda config: config.kind,
 )

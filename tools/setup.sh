@@ -32,5 +32,5 @@ if ! "$venv/bin/python" -c "import torch; assert torch.__version__.split('+')[0]
     fi
 fi
 echo "set-up: everything else"
-pip install -q -c constraints.txt -e '.[trainer,math,data,postgres,server,tune,dev]'
+pip install -q -c constraints.txt -e '.[trainer,cluster,math,data,postgres,server,tune,dev]'
 touch "$venv/.done"

@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from controlplane.agent import GuardRails
 from controlplane.contract.tunables import TUNABLES
 from controlplane.contract.yamlfile import FileError, Misplaced, load
+from trainer.cluster.settings import ClusterSpec
 from trainer.settings import (
     Batch,
     Change,
@@ -69,6 +70,8 @@ class Recipe(Part):
     guard_rails: GuardRails = GuardRails()
     """Limits on what a controller may do; nobody outside can loosen them."""
     metrics: Metrics = Metrics()
+    cluster: ClusterSpec = ClusterSpec()
+    """Where it runs with `--cluster ray`; the one section that a run may go on with another one of."""
     faults: tuple[Fault, ...] = ()
     schedule: tuple[Change, ...] = ()
     """Changes of tunables at steps known beforehand."""
@@ -128,8 +131,9 @@ class Recipe(Part):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
     def digest(self) -> str:
-        """Hash that two equal recipes share."""
-        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()[:16]
+        """Hash that two recipes share which train alike: equal but for `cluster`."""
+        dumped = self.model_dump(mode="json", exclude={"cluster"})
+        return hashlib.sha256(json.dumps(dumped, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def find_recipe(name: str | Path) -> Path:

@@ -14,7 +14,7 @@ import typer
 
 from controlplane.contract.rundir import RunDir, append_line, read_lines
 from controlplane.contract.yamlfile import FileError, load
-from trainer.recipe import Recipe, find_recipe, load_recipe
+from trainer.recipe import Recipe, find_recipe, load_recipe, overrides_of
 from trainer.settings import ModelDirectory
 from trainer.tasks.specs import ArithmeticSpec
 
@@ -39,7 +39,7 @@ def train(
     """
     rundir = RunDir(run)
     try:
-        chosen = load_recipe(find_recipe(recipe), _overrides(override or []))
+        chosen = load_recipe(find_recipe(recipe), overrides_of(override or []))
         _same_run(chosen, rundir)
     except FileError as error:
         typer.echo(str(error), err=True)
@@ -48,16 +48,6 @@ def train(
         typer.echo(f"{run}: this run has ended at step {chosen.steps}; nothing to do.")
         return
     _go(chosen, rundir, quiet)
-
-
-def _overrides(pairs: list[str]) -> dict[str, str]:
-    overrides: dict[str, str] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals or not key:
-            raise FileError(f"--set {pair}: give KEY=VALUE, for example --set optimizer.lr=3e-5")
-        overrides[key] = value
-    return overrides
 
 
 def _same_run(recipe: Recipe, rundir: RunDir) -> None:

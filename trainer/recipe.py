@@ -6,7 +6,7 @@ recipe is refused at once and the command line stays quick.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -150,6 +150,21 @@ def find_recipe(name: str | Path) -> Path:
         known = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.yaml")))
         raise FileError(f"{name}: no such recipe; give a file or one of {known}")
     return shipped
+
+
+def overrides_of(pairs: Sequence[str]) -> dict[str, str]:
+    """`--set KEY=VALUE` as `load_recipe` takes them.
+
+    Raises:
+        FileError: one is not of that form.
+    """
+    overrides: dict[str, str] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise FileError(f"--set {pair}: give KEY=VALUE, for example --set optimizer.lr=3e-5")
+        overrides[key] = value
+    return overrides
 
 
 def load_recipe(path: Path, overrides: Mapping[str, str] | None = None) -> Recipe:

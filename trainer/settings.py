@@ -42,6 +42,8 @@ class ModelDirectory(Part):
 
     path: Path
     """Directory with `config.json`, weights and tokenizer files; nothing is downloaded."""
+    shape: str = ""
+    """Shipped shape that `scalerl plan` calculates with while the directory is not there; nothing else reads it."""
 
     @property
     def name(self) -> str:

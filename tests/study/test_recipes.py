@@ -77,6 +77,8 @@ AXES = ("loss", "staleness", "precision", "curriculum", "batch", "optimizer", "l
         ("scalerl-2048", {"batch"}),
         ("scalerl-34k", {"length", "rollout"}),
         ("scalerl-lecture", {"rollout", "optimizer", "evaluation"}),
+        ("scalerl-8b", {"rollout", "optimizer", "evaluation"}),
+        ("scalerl-17bx16", {"rollout", "optimizer", "evaluation"}),
     ],
 )
 def test_a_recipe_differs_from_scalerl_where_it_should_and_nowhere_else(

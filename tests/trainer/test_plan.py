@@ -27,7 +27,7 @@ from trainer.plan.estimate import Plan, Split, checkpoint_bytes, plan
 from trainer.plan.hardware import GPUS
 from trainer.plan.memory import activations_per_token, generator_memory, learner_memory
 from trainer.plan.shape import SHIPPED, Shape, read_shape, shape_of, tiny_shape
-from trainer.plan.source import load, split_of
+from trainer.plan.source import load, split_in, split_of
 from trainer.plan.warnings import fewest_ranks, warnings
 from trainer.recipe import Recipe
 from trainer.settings import OptimizerSpec, Precision, TinyModel
@@ -271,6 +271,46 @@ def test_what_does_not_fit_is_said_with_the_number_of_ranks_that_would_do() -> N
     bounded = changed(optimizer={"tokens_per_micro_batch": 1})
     assert planned(bounded, SCOUT, Split(enough, 8, 8), "gb200").slow.learner_memory.total <= GPUS["gb200"].memory
     assert planned(bounded, SCOUT, Split(enough - 1, 8, 8), "gb200").slow.learner_memory.total > GPUS["gb200"].memory
+
+
+@pytest.mark.parametrize(("name", "gpu"), [("scalerl-8b", "h100"), ("scalerl-17bx16", "gb200")])
+def test_a_shipped_recipe_with_a_shape_and_a_split_fits_its_80_gpus(name: str, gpu: str) -> None:
+    recipe, shape = load(name, "", [])
+    split = split_in(recipe)
+    assert split is not None
+    assert split.gpus == 80
+    assert fits(planned(recipe, shape, split, gpu))
+
+
+def test_the_paper_s_split_does_not_fit_the_experts() -> None:
+    recipe, shape = load("scalerl-17bx16", "", [])
+    assert not fits(planned(recipe, shape, Split(16, 32, 2), "gb200"))
+    assert best_split(recipe, shape, H100, 80, 8, CORNERS, "ib400", True) is not None
+    assert not any(fits(planned(recipe, shape, split, "h100")) for split in splits(80, 8))
+
+
+PUBLISHED = [  # GPU-hours of a step on 80 GB200 (docs/plan.md), all inferred from the paper's figures
+    (
+        "scalerl",
+        "qwen3-8b",
+        {"precision.learner_head": "model", "precision.generator_head": "model"},
+        Split(16, 64),
+        1.47,
+    ),
+    ("scalerl", "qwen3-8b", {}, Split(16, 64), 2.57),
+    ("scalerl-34k", "qwen3-8b", {}, Split(16, 64), 10.7),
+    ("scalerl", "llama4-scout-17bx16", {}, Split(16, 32, 2), 6.2),
+]
+
+
+@pytest.mark.parametrize(("name", "model", "keys", "split", "hours"), PUBLISHED)
+def test_published_steps_lie_within_the_ranges(
+    name: str, model: str, keys: dict[str, str], split: Split, hours: float
+) -> None:
+    recipe, shape = load(name, model, [f"{key}={value}" for key, value in keys.items()])
+    found = planned(recipe, shape, split, "gb200")
+    fast, slow = (corner.step_seconds * 80 / 3600 for corner in (found.fast, found.slow))
+    assert fast <= hours <= slow
 
 
 @pytest.mark.parametrize(

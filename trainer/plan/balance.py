@@ -10,8 +10,8 @@ from trainer.recipe import Recipe
 
 
 def fits(found: Plan) -> bool:
-    """Whether learner and generator fit into their GPUs with the reserve of the fast corner."""
-    learner, generator = found.fast.learner_memory, found.fast.generator_memory
+    """Whether learner and generator fit into their GPUs with the larger reserve."""
+    learner, generator = found.slow.learner_memory, found.slow.generator_memory
     return learner.total <= found.gpu.memory and generator.fitting_longest >= 1
 
 

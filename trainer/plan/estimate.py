@@ -106,7 +106,7 @@ class Plan:
     @property
     def publish_bytes(self) -> int:
         """Weights that every generator gets."""
-        return self.shape.total * self.dtype
+        return publish_bytes(self.shape, self.dtype, head_of(self.recipe))
 
 
 def dtype_of(recipe: Recipe) -> int:
@@ -116,6 +116,11 @@ def dtype_of(recipe: Recipe) -> int:
 
 def head_of(recipe: Recipe) -> int:
     return 4 if recipe.precision.learner_head == "float32" else dtype_of(recipe)
+
+
+def publish_bytes(shape: Shape, dtype: int, head: int) -> int:
+    """Weights in the format of the generators; a float32 head of its own goes as it is."""
+    return shape.total * dtype + (0 if shape.tied else shape.head * (head - dtype))
 
 
 def checkpoint_bytes(shape: Shape) -> int:
@@ -142,7 +147,7 @@ def corner(recipe: Recipe, shape: Shape, gpu: Gpu, split: Split, values: Values,
     generation = _generation_seconds(shape, gpu, split, work.generated, work.prompts, decoded, values)
     network = rate(link, gpu, split.gpus)
     learned = learning(shape, gpu, split.learners, work, tokens, dtype, head, rate(link, gpu, split.learners), values)
-    publish = transfer_seconds(shape.total * dtype, network, values)
+    publish = transfer_seconds(publish_bytes(shape, dtype, head), network, values)
     step = publish + (generation + learned.seconds if _in_turns(recipe) else max(generation, learned.seconds))
     return Corner(
         values=values,

@@ -120,7 +120,7 @@ def _rest(plan: Plan) -> Iterator[str]:
     every = plan.recipe.checkpoint.every * plan.slow.step_seconds
     if plan.slow.checkpoint_seconds > 0.05 * every:
         yield (
-            f"a checkpoint takes {plan.slow.checkpoint_seconds:.3g} s of every {every:.3g} s: "
+            f"a checkpoint takes {plan.slow.checkpoint_seconds / every:.0%} of the time between two of them: "
             "raise checkpoint.every or find a faster file system"
         )
     if plan.split.gpus_per_generator > plan.gpu.domain:

@@ -8,6 +8,7 @@ float32 on a CPU go to oneDNN, which is about twice as fast as the BLAS that PyT
 of the Hugging Face forward pass up to the order of summation; any other architecture takes that one.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -49,38 +50,42 @@ def supports(model: Model) -> bool:
     )
 
 
-def hidden_states(model: Model, layout: Layout) -> Tensor:
-    """Final hidden states [T, hidden] of the tokens of a layout."""
+def hidden_states(model: Model, layout: Layout, run: Callable[..., Tensor] | None = None) -> Tensor:
+    """Final hidden states [T, hidden] of the tokens of a layout. `run` calls `block` with what it is given."""
     tokens, positions, rows, home = layout
-    decoder, config = model.base_model, model.config
-    where = rows.flatten()
+    decoder, run = model.base_model, run or block
     x = F.embedding(tokens, decoder.embed_tokens.weight)
     cos, sin = (table[0].unsqueeze(1) for table in decoder.rotary_emb(x, positions.unsqueeze(0)))
+    for layer in decoder.layers:
+        x = run(layer, x, cos, sin, rows, home)
+    return rms_norm(x, decoder.norm)
+
+
+def block(layer: Any, x: Tensor, cos: Tensor, sin: Tensor, rows: Tensor, home: Tensor) -> Tensor:
+    """One layer: the residual stream x [T, hidden] before and after it."""
+    attention, mlp, where = layer.self_attn, layer.mlp, rows.flatten()
 
     def spread(states: Tensor) -> Tensor:
         """[T, heads, head_dim] -> [n, heads, L, head_dim]"""
         return states.index_select(0, where).view(*rows.shape, *states.shape[1:]).transpose(1, 2)
 
-    for layer in decoder.layers:
-        attention, mlp = layer.self_attn, layer.mlp
-        normed = rms_norm(x, layer.input_layernorm)
-        query, key, value = (
-            linear(normed, part.weight).view(len(tokens), -1, attention.head_dim)
-            for part in (attention.q_proj, attention.k_proj, attention.v_proj)
-        )
-        mixed = F.scaled_dot_product_attention(
-            spread(rotary(rms_norm(query, attention.q_norm), cos, sin)),
-            spread(rotary(rms_norm(key, attention.k_norm), cos, sin)),
-            spread(value),
-            is_causal=True,
-            scale=attention.scaling,
-            enable_gqa=config.num_attention_heads != config.num_key_value_heads,
-        )
-        x = x + linear(mixed.transpose(1, 2).flatten(2).flatten(0, 1).index_select(0, home), attention.o_proj.weight)
-        normed = rms_norm(x, layer.post_attention_layernorm)
-        gated = F.silu(linear(normed, mlp.gate_proj.weight)) * linear(normed, mlp.up_proj.weight)
-        x = x + linear(gated, mlp.down_proj.weight)
-    return rms_norm(x, decoder.norm)
+    normed = rms_norm(x, layer.input_layernorm)
+    query, key, value = (
+        linear(normed, part.weight).view(len(x), -1, attention.head_dim)
+        for part in (attention.q_proj, attention.k_proj, attention.v_proj)
+    )
+    mixed = F.scaled_dot_product_attention(
+        spread(rotary(rms_norm(query, attention.q_norm), cos, sin)),
+        spread(rotary(rms_norm(key, attention.k_norm), cos, sin)),
+        spread(value),
+        is_causal=True,
+        scale=attention.scaling,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    x = x + linear(mixed.transpose(1, 2).flatten(2).flatten(0, 1).index_select(0, home), attention.o_proj.weight)
+    normed = rms_norm(x, layer.post_attention_layernorm)
+    gated = F.silu(linear(normed, mlp.gate_proj.weight)) * linear(normed, mlp.up_proj.weight)
+    return x + linear(gated, mlp.down_proj.weight)
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
@@ -89,6 +94,7 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
         _onednn is None
         or x.device.type != "cpu"
         or x.dtype != torch.float32
+        or not x.numel()
         or x.numel() % (ROWS * x.shape[-1])
         or torch.is_autocast_enabled("cpu")
     ):

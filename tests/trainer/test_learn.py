@@ -15,6 +15,7 @@ from trainer.learn import fp32_head
 from trainer.learn.batch import assemble
 from trainer.learn.learner import PlainLearner, schedule
 from trainer.learn.noise_scale import FEWEST
+from trainer.learn.peers import Alone
 from trainer.model import make_tiny
 from trainer.settings import Loss, OptimizerSpec, Precision, TinyModel
 from trainer.types import ScoredGroup
@@ -99,7 +100,7 @@ def test_every_loss_is_measured_alike_and_equals_the_reference(model: Any, kind:
 
 def test_halves_of_a_batch_are_whole_prompts_and_their_gradients_give_the_noise_scale(model: Any) -> None:
     groups = [scored([1.0, -1.0], [3, 5], ordinal=n) for n in range(5)]
-    assembled = assemble(groups, Loss(), torch.device("cpu"))
+    assembled = assemble(groups, Loss())
     assert assembled is not None
     (one, first), (other, second) = assembled[0].halves()
     assert (first, second) == (3, 2)
@@ -181,9 +182,13 @@ def test_a_non_finite_step_changes_nothing(model: Any, spoil: str, quantity: str
     assert not learner._optimizer.state
 
 
-def test_one_rank_that_votes_non_finite_makes_all_skip(model: Any) -> None:
+def test_one_rank_that_is_not_finite_makes_all_skip(model: Any) -> None:
+    class Another(Alone):
+        def largest(self, values: torch.Tensor) -> torch.Tensor:
+            return values.clamp(min=1.0)  # its vote
+
     before = weights(model)
-    learner = PlainLearner(model, OptimizerSpec(lr=1.0), vote=lambda nonfinite: True)
+    learner = PlainLearner(model, OptimizerSpec(lr=1.0), peers=Another())
     result = learner.step(1, GROUPS, TUNABLES)
     assert (result.skipped, result.nonfinite, result.trained_tokens) == ("nonfinite", ("elsewhere",), 0)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

@@ -27,7 +27,7 @@ GROUPS = [
 
 
 def batch() -> Batch:
-    assembled = assemble(GROUPS, Loss(), torch.device("cpu"))
+    assembled = assemble(GROUPS, Loss())
     assert assembled is not None
     return assembled[0]
 

@@ -14,8 +14,6 @@ from trainer.learn.statistics import ratio_stats
 from trainer.learn.weights import token_weights
 from trainer.settings import Loss
 
-CPU = torch.device("cpu")
-
 
 def tokens(ratios: list[float], advantage: list[float], sequence: list[int] | None = None) -> Tokens:
     """Tokens whose generator gave log-probability -1 and whose learner gives these ratios."""
@@ -135,7 +133,7 @@ def test_without_the_filter_equal_groups_dilute_the_denominators() -> None:
     groups = [scored([1.0, -1.0], [2, 4]), scored([1.0, 1.0], [6, 6], ordinal=1)]
 
     def made(**settings: Any) -> tuple[list[float], list[float], float]:
-        result = assemble(groups, Loss(**settings), CPU)
+        result = assemble(groups, Loss(**settings))
         assert result is not None
         batch, std = result
         assert batch.length.tolist() == [3 + 4, 3 + 2]  # the group without signal is never computed

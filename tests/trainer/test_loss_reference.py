@@ -74,7 +74,7 @@ def measured(
     groups: Sequence[ScoredGroup], loss: Loss, table: Sequence[float], budget: int = 10_000
 ) -> list[float] | None:
     """Loss, shares of clipped tokens (high, low) and gradient of the real learner, with a table in place of a model."""
-    assembled = assemble(groups, loss, torch.device("cpu"))
+    assembled = assemble(groups, loss)
     if assembled is None:
         return None
     theta = torch.tensor(table, dtype=torch.float64, requires_grad=True)
@@ -141,7 +141,7 @@ def test_value_and_gradient_equal_the_reference(kind: Any, aggregation: Any, adv
 def test_value_and_gradient_equal_the_reference_for_any_batch(
     groups: list[ScoredGroup], loss: Loss, table: list[float]
 ) -> None:
-    assume(assemble(groups, loss, torch.device("cpu")) is not None)
+    assume(assemble(groups, loss) is not None)
     assume(away_from_kinks(groups, loss, table))
     assert_same_as_reference(groups, loss, table)
 
@@ -187,7 +187,7 @@ def test_masked_tokens_change_nothing_whatever_they_hold(
 @settings(max_examples=40, deadline=None)
 @given(batches(), losses)
 def test_weights_sum_to_one_when_every_counted_group_is_computed(groups: list[ScoredGroup], loss: Loss) -> None:
-    assembled = assemble(groups, loss.model_copy(update={"zero_variance_filter": True}), torch.device("cpu"))
+    assembled = assemble(groups, loss.model_copy(update={"zero_variance_filter": True}))
     assume(assembled is not None)
     assert assembled is not None
     batch, _ = assembled

@@ -8,7 +8,7 @@ count in the mean of their group.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -52,16 +52,48 @@ class Batch:
     def _rows(self, which: Tensor | slice) -> "Batch":
         return Batch(**{part.name: getattr(self, part.name)[which] for part in fields(self)})
 
-    def micro_batches(self, budget: int) -> Iterator["Batch"]:
-        """Slices of similar lengths, at most `budget` tokens each, padding included (one sequence at least)."""
-        lengths = self.length.tolist()
-        start = 0
-        while start < len(lengths):
-            longest = lengths[start]
-            rows = slice(start, start + max(1, budget // longest))
-            parts = {part.name: getattr(self, part.name)[rows] for part in fields(self)}
-            yield Batch(**{name: part[:, :longest] if part.dim() == 2 else part for name, part in parts.items()})
-            start = rows.stop
+    def owners(self, ranks: int) -> Tensor:
+        """[N] which of `ranks` computes each sequence: shares of about as many tokens. Neighbours share a prompt."""
+        order = torch.argsort(self.group, stable=True)
+        upto = self.length[order].cumsum(0)
+        middle = upto - self.length[order] / 2
+        owners = torch.empty_like(order)
+        owners[order] = (middle * ranks / upto[-1]).long().clamp(max=ranks - 1)
+        return owners
+
+    def micro_batches(self, budget: int, rank: int = 0, ranks: int = 1) -> Iterator["Batch"]:
+        """This rank's sequences in slices of similar lengths, at most `budget` tokens each, padding included (one
+        sequence at least). As many slices on every rank: where a rank has fewer, it gets `nothing` for the rest."""
+        owners = self.owners(ranks)
+        cuts = [_cuts(self.length[owners == each].tolist(), budget) for each in range(ranks)]
+        mine = self._rows(owners == rank)
+        for rows, longest in cuts[rank]:
+            part = mine._rows(rows)
+            yield replace(
+                part, **{name: getattr(part, name)[:, :longest] for name in ("tokens", "behaviour", "carries")}
+            )
+        for _ in range(max(map(len, cuts)) - len(cuts[rank])):
+            yield self._nothing()
+
+    def _nothing(self) -> "Batch":
+        """One short sequence without a token that carries loss: all zero gradients, and no statistics."""
+        row = self._rows(slice(1))
+        two = {name: torch.zeros_like(getattr(row, name)[:, :2]) for name in ("tokens", "behaviour", "carries")}
+        return replace(row, **two, prompt=torch.full_like(row.prompt, 1), length=torch.full_like(row.length, 2))
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same on a device."""
+        return Batch(**{part.name: getattr(self, part.name).to(device) for part in fields(self)})
+
+
+def _cuts(lengths: Sequence[int], budget: int) -> list[tuple[slice, int]]:
+    """Where sequences, longest first, are cut into slices, each with its longest."""
+    cuts, start = [], 0
+    while start < len(lengths):
+        rows = slice(start, start + max(1, budget // lengths[start]))
+        cuts.append((rows, lengths[start]))
+        start = rows.stop
+    return cuts
 
 
 @dataclass(frozen=True)
@@ -83,8 +115,8 @@ class _Row:
         return len(self.prompt) + len(self.completion.tokens)
 
 
-def assemble(groups: Sequence[ScoredGroup], loss: Loss, device: torch.device) -> tuple[Batch, float] | None:
-    """The batch and the standard deviation of its centred rewards; None where nothing has a gradient."""
+def assemble(groups: Sequence[ScoredGroup], loss: Loss) -> tuple[Batch, float] | None:
+    """The batch, in host memory, and the standard deviation of its centred rewards; None where nothing has a gradient."""
     counted = [group for group in groups if group.signal == "mixed" or not loss.zero_variance_filter]
     if not any(group.signal == "mixed" for group in counted):
         return None
@@ -104,14 +136,14 @@ def assemble(groups: Sequence[ScoredGroup], loss: Loss, device: torch.device) ->
     if not computed:
         return None
     computed.sort(key=lambda entry: -entry[0].length)
-    return _tensors([entry[0] for entry in computed], [e[1] for e in computed], [e[2] for e in computed], device), std
+    return _tensors([entry[0] for entry in computed], [e[1] for e in computed], [e[2] for e in computed]), std
 
 
 def _loss_tokens(completion: Completion, mask_truncated: bool) -> int:
     return 0 if mask_truncated and completion.finish == "length" else sum(completion.loss_mask)
 
 
-def _tensors(rows: Sequence[_Row], advantage: Sequence[float], weight: Sequence[float], device: torch.device) -> Batch:
+def _tensors(rows: Sequence[_Row], advantage: Sequence[float], weight: Sequence[float]) -> Batch:
     prompt = torch.tensor([len(row.prompt) for row in rows])
     length = torch.tensor([row.length for row in rows])
     at = torch.arange(int(length[0])).expand(len(rows), -1)
@@ -123,7 +155,7 @@ def _tensors(rows: Sequence[_Row], advantage: Sequence[float], weight: Sequence[
         out[where] = values
         return out
 
-    parts = Batch(
+    return Batch(
         tokens=laid_out(real, torch.tensor([token for row in rows for token in row.prompt + row.completion.tokens])),
         behaviour=laid_out(completion, torch.tensor([x for row in rows for x in row.completion.logprobs])),
         carries=laid_out(completion, torch.tensor([x for row in rows for x in row.completion.loss_mask])),
@@ -134,4 +166,3 @@ def _tensors(rows: Sequence[_Row], advantage: Sequence[float], weight: Sequence[
         weight=torch.tensor(weight, dtype=torch.float32),
         temperature=torch.tensor([row.scored.group.request.sampling.temperature for row in rows]),
     )
-    return Batch(**{part.name: getattr(parts, part.name).to(device) for part in fields(parts)})

@@ -20,10 +20,16 @@ from trainer.settings import Precision
 
 
 class Forward:
-    """Callable on a batch; holds no state of its own but the compiled function."""
+    """Callable on a batch; holds no state of its own but the compiled function. `run` as in `decoder.hidden_states`."""
 
-    def __init__(self, model: Model, precision: Precision, compiled: bool = False) -> None:
-        self._model = model
+    def __init__(
+        self,
+        model: Model,
+        precision: Precision,
+        compiled: bool = False,
+        run: Callable[..., Tensor] | None = None,
+    ) -> None:
+        self._model, self._run = model, run
         self._autocast = precision.dtype == "bfloat16"
         self._dtype = torch.bfloat16 if self._autocast else torch.float32
         self._head = torch.float32 if precision.learner_head == "float32" else self._dtype
@@ -39,7 +45,7 @@ class Forward:
         with torch.autocast(batch.tokens.device.type, torch.bfloat16, enabled=self._autocast):
             if self._padded is None:
                 flat = share_prompts(batch)
-                states, rows = decoder.hidden_states(self._model, flat), flat.rows
+                states, rows = decoder.hidden_states(self._model, flat, self._run), flat.rows
             else:
                 states = self._padded(batch.tokens[:, :-1]).flatten(0, 1)
                 rows = torch.arange(len(states), device=states.device).view(predicts.shape)

@@ -19,6 +19,7 @@ from trainer.learn.forward import Forward
 from trainer.learn.fp32_head import forbid_tf32, require_float32
 from trainer.learn.loss import Objective, Tokens, objective
 from trainer.learn.noise_scale import NoiseScale
+from trainer.learn.peers import Alone, Peers
 from trainer.learn.statistics import ratio_stats
 from trainer.model import Model
 from trainer.settings import Loss, OptimizerSpec, Precision
@@ -28,11 +29,6 @@ from trainer.types import ScoredGroup
 def schedule(base_lr: float, step: int, warmup_steps: int) -> float:
     """Learning rate of step 1, 2, ... before `lr_scale`: linear warm-up, then constant."""
     return base_lr * min(1.0, step / warmup_steps) if warmup_steps else base_lr
-
-
-def own_vote(nonfinite: bool) -> bool:
-    """The vote of one process: its own. With several ranks, all skip when one must."""
-    return nonfinite
 
 
 @dataclass(frozen=True)
@@ -46,9 +42,19 @@ class _Pass:
     high: Tensor
     low: Tensor
 
+    def sums(self) -> Tensor:
+        """Loss, tokens, entropy, and tokens clipped above and below; [5], float64."""
+        columns = [self.entropy.double().sum(), self.high.double().sum(), self.low.double().sum()]
+        return torch.stack([self.loss.double(), torch.full_like(columns[0], len(self.logp)), *columns])
+
+
+_Columns = tuple[Tensor, Tensor]
+"""Log-probability and entropy, [T] each."""
+
 
 class PlainLearner:
-    """Implements `Learner` in one process: model, optimizer and base learning rate."""
+    """Implements `Learner` in one process: model, optimizer and base learning rate. What another arrangement of the same
+    step changes - who the peers are, how the model is called, where the gradients lie - is in small methods (sharded.py)."""
 
     def __init__(
         self,
@@ -57,17 +63,16 @@ class PlainLearner:
         loss: Loss | None = None,
         precision: Precision | None = None,
         device: torch.device | str | None = None,
-        vote: Callable[[bool], bool] = own_vote,
+        peers: Peers | None = None,
     ) -> None:
-        """`device` moves the model; without one it stays where it is. `vote` decides over ranks whether a step is skipped."""
-        precision = precision or Precision()
-        self.model = model.eval().float().to(device)  # eval: no dropout, sampler and learner must agree
+        """`device` moves the model; without one it stays where it is. `peers` take their parts of every batch."""
+        self._precision = precision or Precision()
+        self._spec, self._loss, self._peers = spec, loss or Loss(), peers or Alone()
         self.base_lr = spec.lr
-        self._spec, self._loss, self._vote = spec, loss or Loss(), vote
-        self._float32_head = precision.learner_head == "float32"
-        self._forward = Forward(self.model, precision, spec.compile)
+        self.model, self._forward = self._prepare(model.eval(), device)  # eval: no dropout, as in the sampler
+        self._float32_head = self._precision.learner_head == "float32"
         self._device = next(self.model.parameters()).device
-        self._noise_scale = NoiseScale()
+        self._noise_scale = NoiseScale(self._peers)
         self._optimizer = torch.optim.AdamW(
             self.model.parameters(),
             lr=0.0,
@@ -80,6 +85,11 @@ class PlainLearner:
             forbid_tf32()
             require_float32()
 
+    def _prepare(self, model: Model, device: torch.device | str | None) -> tuple[Model, Callable[[Batch], _Columns]]:
+        """The model with float32 weights where they are trained, and its forward pass."""
+        model = model.float().to(device)
+        return model, Forward(model, self._precision, self._spec.compile)
+
     def step(self, step: int, groups: Sequence[ScoredGroup], tunables: Mapping[str, float]) -> LearnResult:
         """Train step number `step` (1, 2, ...) on a batch; the batch is normalised by its real counts.
 
@@ -91,20 +101,21 @@ class PlainLearner:
         lr = self._write_lr(step, tunables["lr_scale"])
         if not all(math.isfinite(reward) for group in groups for reward in group.rewards):
             return LearnResult(skipped="nonfinite", nonfinite=("reward",), lr=lr)
-        assembled = assemble(groups, self._loss, self._device)
+        assembled = assemble(groups, self._loss)
         if assembled is None:
             return LearnResult(skipped="no_signal", lr=lr)
         batch, std = assembled
         self._optimizer.zero_grad(set_to_none=True)
         done = self._accumulate(batch, objective(self._loss, tunables))
-        norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self._spec.clip_norm))
-        return self._apply(done, norm, std, lr)
+        return self._apply(done, self._clip(), std, lr)
 
     def _apply(self, done: _Pass, norm: float, std: float, lr: float) -> LearnResult:
-        """The optimizer step, unless a quantity of this or (by the vote) of another process is not finite."""
-        stats, loss = ratio_stats(done.logp, done.behaviour), float(done.loss)
+        """The optimizer step, unless something is not finite. Everything that is asked is a number over all ranks, so
+        that all of them skip or none; the vote is there so that this does not hang on the rounding of a reduction."""
+        stats = ratio_stats(done.logp, done.behaviour, self._peers)
+        loss, tokens, entropy, high, low = self._peers.total(done.sums()).tolist()
         nonfinite = _nonfinite(loss=loss, grad=norm, logprob=stats.mean + stats.kl, advantage=std)
-        skip = self._vote(bool(nonfinite))
+        skip = bool(self._peers.largest(torch.tensor(float(bool(nonfinite)), device=self._device)))
         if not skip:
             self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
@@ -115,16 +126,16 @@ class PlainLearner:
             loss=loss,
             grad_norm=norm,
             grad_clipped=norm > self._spec.clip_norm,
-            entropy=float(done.entropy.mean()),
+            entropy=entropy / tokens,
             mismatch_kl=stats.kl,
             ratio_mean=stats.mean,
             ratio_max=stats.maximum,
-            clipped_ratio=float(done.high.float().mean()),
-            clipped_low_ratio=float(done.low.float().mean()),
+            clipped_ratio=high / tokens,
+            clipped_low_ratio=low / tokens,
             effective_sample_ratio=stats.effective_sample_ratio,
             advantage_std=std,
             noise_scale_prompts=self._noise_scale.prompts,
-            trained_tokens=0 if skip else len(done.logp),
+            trained_tokens=0 if skip else int(tokens),
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -136,6 +147,10 @@ class PlainLearner:
         self.model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
         self.base_lr = state["base_lr"]
+
+    def _clip(self) -> float:
+        """Scale the gradients down to the largest norm; the norm they had."""
+        return float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self._spec.clip_norm))
 
     def _gradients(self) -> list[Tensor]:
         """Of all parameters, in one order; a parameter that has none yet has a zero one."""
@@ -150,13 +165,14 @@ class PlainLearner:
         return lr
 
     def _accumulate(self, batch: Batch, term_of: Objective) -> _Pass:
-        """Forward and backward through all micro-batches."""
+        """Forward and backward through all micro-batches of this rank."""
         halves = batch.halves()
         parts: list[tuple[Tensor, ...]] = []
         for half, _ in halves:
             if parts:
                 self._noise_scale.half_way(self._gradients())
-            for micro in half.micro_batches(self._spec.tokens_per_micro_batch):
+            for micro in half.micro_batches(self._spec.tokens_per_micro_batch, self._peers.rank, self._peers.ranks):
+                micro = micro.to(self._device)
                 logp, entropy = self._forward(micro)
                 sequence = micro.carries.nonzero()[:, 0]
                 behaviour = micro.behaviour[micro.carries]

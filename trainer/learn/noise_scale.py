@@ -18,6 +18,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from trainer.learn.peers import Alone, Peers
+
 WINDOW = 50
 """Steps behind an estimate; the scale changes over hundreds of steps."""
 FEWEST = 10
@@ -25,9 +27,13 @@ FEWEST = 10
 
 
 class NoiseScale:
-    """Fed with the gradients of the two halves of each batch. Starts anew with the process: it is a measurement."""
+    """Fed with the gradients of the two halves of each batch. Starts anew with the process: it is a measurement.
 
-    def __init__(self) -> None:
+    With several ranks each one passes its shards of the gradients; the norms are those of the whole.
+    """
+
+    def __init__(self, peers: Peers | None = None) -> None:
+        self._peers = peers or Alone()
         self._noise: deque[float] = deque(maxlen=WINDOW)
         self._signal: deque[float] = deque(maxlen=WINDOW)
         self._first: list[Tensor] = []
@@ -47,7 +53,7 @@ class NoiseScale:
             torch.stack([(half * (n / first) - (whole - half) * (n / second)).square().sum(), whole.square().sum()])
             for half, whole in zip(kept, gradients, strict=True)
         ]
-        apart, together = torch.stack(norms).double().sum(0).tolist()  # one transfer from the device
+        apart, together = self._peers.total(torch.stack(norms).double().sum(0)).tolist()  # one transfer from the device
         noise = apart / (1 / first + 1 / second)
         signal = together - noise / n
         if math.isfinite(noise) and math.isfinite(signal):

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from trainer.learn.peers import Alone, Peers
+
 
 @dataclass(frozen=True)
 class RatioStats:
@@ -18,10 +20,16 @@ class RatioStats:
     """(sum rho)^2 / (n sum rho^2): 1 when all ratios are equal, 1/n when one outweighs the rest."""
 
 
-def ratio_stats(logp: Tensor, behaviour: Tensor) -> RatioStats:
-    """Statistics of [T] log-probabilities of learner and generator; one transfer from the device."""
+def ratio_stats(logp: Tensor, behaviour: Tensor, peers: Peers | None = None) -> RatioStats:
+    """Statistics of [T] log-probabilities of learner and generator, over the tokens of all ranks; T may be 0 on some.
+
+    One transfer from the device.
+    """
+    peers = peers or Alone()
     log_ratio = logp.double() - behaviour.double()  # one column of numbers: squares of large ratios need the range
     ratio = log_ratio.exp()
-    mean = ratio.mean()
-    kl = (ratio - 1 - log_ratio).mean()
-    return RatioStats(*torch.stack([mean, ratio.max(), kl, mean.square() / ratio.square().mean()]).tolist())
+    count = torch.full_like(ratio.sum(), len(ratio))
+    sums = peers.total(torch.stack([count, ratio.sum(), (ratio - 1 - log_ratio).sum(), ratio.square().sum()]))
+    largest = peers.largest(torch.cat([ratio, ratio.new_zeros(1)]).max())
+    mean, kl, square = sums[1:] / sums[0]
+    return RatioStats(*torch.stack([mean, largest, kl, mean.square() / square]).tolist())

@@ -15,6 +15,9 @@ from trainer.checkpoint.store import CheckpointStore
 from trainer.control import ACTIONS, Control
 from trainer.evaluate import EvalResult, evaluate
 from trainer.learn.learner import PlainLearner
+from trainer.logs.logged import Logged
+from trainer.logs.queue import LogQueue
+from trainer.logs.trackers import opened
 from trainer.loop import Loop
 from trainer.model import load_model, load_tokenizer
 from trainer.recipe import Recipe
@@ -35,10 +38,17 @@ from trainer.types import Sampling
 
 @dataclass(frozen=True)
 class Run:
-    """A run ready to go; close the agent when it has ended."""
+    """A run ready to go; close it when it has ended."""
 
     loop: Loop
     agent: Agent
+    tracker: LogQueue | None = None
+
+    def close(self) -> str:
+        """Say that the trainer has stopped; returns what a tracker did not get, in words."""
+        words = self.tracker.close() if self.tracker else ""
+        self.agent.close()
+        return words
 
 
 def identify(recipe: Recipe, rundir: RunDir) -> RunInfo:
@@ -62,9 +72,11 @@ def identify(recipe: Recipe, rundir: RunDir) -> RunInfo:
 
 def build(recipe: Recipe, rundir: RunDir, start: Path, say: Callable[[str], None] = lambda _: None) -> Run:
     """Assemble the run and start its agent. `start` is a directory with model and tokenizer."""
+    info = identify(recipe, rundir)
+    tracker = opened(recipe.log, info, recipe.model_dump(mode="json"), rundir.root / "log")
     agent = Agent(
         rundir,
-        identify(recipe, rundir),
+        info,
         recipe.tunables(),
         recipe.rails(),
         ACTIONS,
@@ -74,7 +86,8 @@ def build(recipe: Recipe, rundir: RunDir, start: Path, say: Callable[[str], None
     )
     # CPU time says how busy the devices are only where the devices are CPU cores; the agent reads the GPUs itself.
     watch = Stopwatch(agent.phase) if device(recipe).type == "cpu" else Stopwatch(agent.phase, cpu=None)
-    return Run(assemble(recipe, rundir, start, agent, agent.values, watch, say), agent)
+    control = Logged(agent, tracker) if tracker else agent
+    return Run(assemble(recipe, rundir, start, control, agent.values, watch, say), agent, tracker)
 
 
 def device(recipe: Recipe) -> torch.device:

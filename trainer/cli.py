@@ -14,7 +14,7 @@ import typer
 
 from controlplane.contract.rundir import RunDir, append_line, read_lines
 from controlplane.contract.yamlfile import FileError, load
-from trainer.recipe import Recipe, find_recipe, load_recipe, overrides_of
+from trainer.recipe import FREE, Recipe, find_recipe, load_recipe, overrides_of
 from trainer.settings import ModelDirectory
 from trainer.tasks.specs import ArithmeticSpec
 
@@ -69,7 +69,7 @@ def _same_run(recipe: Recipe, rundir: RunDir) -> None:
 
 
 def _differences(one: Recipe, other: Recipe) -> list[str]:
-    return [name for name in Recipe.model_fields if getattr(one, name) != getattr(other, name)]
+    return [name for name in Recipe.model_fields if name not in FREE and getattr(one, name) != getattr(other, name)]
 
 
 def _finished(rundir: RunDir) -> bool:
@@ -99,7 +99,8 @@ def _go(recipe: Recipe, rundir: RunDir, quiet: bool) -> None:
     try:
         reason = ready.loop.run()
     finally:
-        ready.agent.close()
+        if words := ready.close():
+            _show(f"log.kind {recipe.log.kind}: {words}")
     done = "the run has ended" if reason == "end" else "stopped; the same command goes on"
     _show(f"{done} at step {ready.loop.state.step} of {recipe.steps}")
 

@@ -25,6 +25,7 @@ from trainer.settings import (
     Evaluation,
     Fault,
     Length,
+    Log,
     Loss,
     Metrics,
     ModelSpec,
@@ -39,6 +40,8 @@ from trainer.settings import (
 from trainer.tasks.specs import ArithmeticSpec, TaskSpec
 
 SHIPPED = Path(__file__).parent / "recipes"
+FREE = ("cluster", "metrics", "log")
+"""Sections that say where a run works and who looks on: it may go on with other ones."""
 
 
 class Recipe(Part):
@@ -70,8 +73,9 @@ class Recipe(Part):
     guard_rails: GuardRails = GuardRails()
     """Limits on what a controller may do; nobody outside can loosen them."""
     metrics: Metrics = Metrics()
+    log: Log = Log()
     cluster: ClusterSpec = ClusterSpec()
-    """Where it runs with `--cluster ray`; the one section that a run may go on with another one of."""
+    """Where it runs with `--cluster ray`."""
     faults: tuple[Fault, ...] = ()
     schedule: tuple[Change, ...] = ()
     """Changes of tunables at steps known beforehand."""
@@ -131,8 +135,8 @@ class Recipe(Part):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
     def digest(self) -> str:
-        """Hash that two recipes share which train alike: equal but for `cluster`."""
-        dumped = self.model_dump(mode="json", exclude={"cluster"})
+        """Hash that two recipes share which train alike: equal but for the sections in `FREE`."""
+        dumped = self.model_dump(mode="json", exclude={**dict.fromkeys(FREE, True), "model": {"shape"}})
         return hashlib.sha256(json.dumps(dumped, sort_keys=True).encode()).hexdigest()[:16]
 
 

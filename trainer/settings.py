@@ -294,3 +294,14 @@ class Metrics(Part):
     host: str = "127.0.0.1"
     port: int = Field(default=0, ge=0, le=65535)
     """0 takes any free port; `target.json` in the run directory names it."""
+
+
+class Log(Part):
+    """A copy of every step and evaluation in a tracker; Prometheus and the files of the run are complete without it."""
+
+    kind: Literal["none", "wandb", "trackio"] = "none"
+    """wandb and trackio are extras of their own: pip install 'scalerl[wandb]'. Their own environment variables decide account,
+    place and whether anything leaves the machine (WANDB_MODE=offline, TRACKIO_DIR)."""
+    project: str = Field(default="scalerl", min_length=1)
+    queue: int = Field(default=1000, ge=1)
+    """Entries that may wait for the tracker; more are dropped and counted, and no step ever waits."""

@@ -88,7 +88,7 @@ class PlainLearner:
     def _prepare(self, model: Model, device: torch.device | str | None) -> tuple[Model, Callable[[Batch], _Columns]]:
         """The model with float32 weights where they are trained, and its forward pass."""
         model = model.float().to(device)
-        return model, Forward(model, self._precision, self._spec.compile)
+        return model, Forward(model, self._precision, self._spec.compile, recompute=self._spec.recompute)
 
     def step(self, step: int, groups: Sequence[ScoredGroup], tunables: Mapping[str, float]) -> LearnResult:
         """Train step number `step` (1, 2, ...) on a batch; the batch is normalised by its real counts.

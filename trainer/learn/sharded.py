@@ -39,6 +39,7 @@ from trainer.learn.batch import Batch
 from trainer.learn.forward import Forward
 from trainer.learn.learner import PlainLearner
 from trainer.learn.peers import ProcessGroupPeers
+from trainer.learn.recompute import recomputed
 from trainer.model import Model
 from trainer.settings import Loss, OptimizerSpec, Precision
 
@@ -92,6 +93,8 @@ class ShardedLearner(PlainLearner):
         for layer in _layers(model):
             if decoder.supports(model):
                 layer.forward = partial(decoder.block, layer)
+            if self._spec.recompute:  # inside of what FSDP gathers: it is there again when the second pass runs
+                layer.forward = recomputed(layer.forward)
             fully_shard(layer, mesh=mesh, mp_policy=policy)
         fully_shard(model, mesh=mesh, mp_policy=MixedPrecisionPolicy(cast_forward_inputs=False))
         for module in model.modules():

@@ -286,10 +286,10 @@ class _Rank(LearnerWorker):
     """The process of one rank; a pulse is answered in a thread of its own."""
 
     def where(self) -> tuple[str, int]:
-        address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+        address: str = ray.util.get_node_ip_address()
         return address, os.getpid()
 
-    @ray.method(concurrency_group="pulse")
+    @ray.method(concurrency_group="pulse")  # type: ignore[untyped-decorator]
     def pulse(self) -> bool:
         return True
 

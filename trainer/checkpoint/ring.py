@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 
-from trainer.checkpoint.shards import Shards
 from trainer.checkpoint.store import Content
 from trainer.rollout.collector import Flight
 
@@ -69,9 +68,7 @@ def _copied(content: Content) -> Content:
 
 
 def _tensors(tree: Any) -> Any:
-    """Deep copy, tensors in host memory; shards copy themselves where they are."""
-    if isinstance(tree, Shards):
-        return tree.copied()
+    """Deep copy, tensors in host memory."""
     if isinstance(tree, torch.Tensor):
         return tree.detach().to("cpu", copy=True)
     if isinstance(tree, Mapping):

@@ -1,7 +1,8 @@
 """The seam between the step machine and whatever samples tokens (torch here; an inference server later)."""
 
 from collections.abc import Mapping
-from typing import Protocol
+from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -35,4 +36,17 @@ class Generator(Protocol):
     @property
     def room(self) -> int:
         """Completions that could still start at once, those queued taken off."""
+        ...
+
+
+@runtime_checkable
+class LoadsFiles(Protocol):
+    """A generator whose weights may be in another process, which had better map them itself than be sent them."""
+
+    def load_file(self, path: Path, digest: str, version: Version) -> None:
+        """`Generator.load` from a file (trainer.sync.files), proven by its digest in the process that decodes.
+
+        Raises:
+            ValueError: it is not that file, or lacks a tensor of the model; nothing was loaded.
+        """
         ...

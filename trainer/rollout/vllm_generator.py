@@ -1,4 +1,4 @@
-"""Groups of completions from vLLM. What is known of vLLM itself is in `vllm_engine`.
+"""Groups of completions from vLLM, in this process or in another. What is known of vLLM itself is in `vllm_common`.
 
     submit -> queue -> drafts --add--> engine --step--> part -> phrase? -> next part, or completion -> group
 
@@ -13,12 +13,13 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from torch import Tensor
 
 from trainer.rollout.length import Interruption
 from trainer.rollout.seeds import request_seed
-from trainer.rollout.vllm_engine import Part, VllmEngine
+from trainer.rollout.vllm_common import Engine, Part
 from trainer.types import Completion, Finish, Group, GroupRequest, Span, Version
 
 
@@ -65,7 +66,7 @@ class VllmGenerator:
     (nothing was drawn) and the version in force when they were forced.
     """
 
-    def __init__(self, engine: VllmEngine, slots: int, interruption: Interruption) -> None:
+    def __init__(self, engine: Engine, slots: int, interruption: Interruption) -> None:
         self._engine = engine
         self._capacity = slots
         self._interruption = interruption
@@ -81,6 +82,11 @@ class VllmGenerator:
     @property
     def room(self) -> int:
         return self._capacity - len(self._drafts) - sum(request.n for request in self._queue)
+
+    @property
+    def progress(self) -> int:
+        """Grows as long as tokens come; an engine that decodes by itself may have none for a `poll`."""
+        return self._engine.progress
 
     def submit(self, request: GroupRequest) -> None:
         if request.n > self._capacity:
@@ -101,6 +107,14 @@ class VllmGenerator:
 
     def load(self, weights: Mapping[str, Tensor], version: Version) -> None:
         self._engine.load(weights, version)
+
+    def load_file(self, path: Path, digest: str, version: Version) -> None:
+        """`load` from a file, which is mapped by the process that decodes and proven by its digest there.
+
+        Raises:
+            ValueError: not the file of that digest, or a tensor is missing; nothing was loaded.
+        """
+        self._engine.load_file(path, digest, version)
 
     def abort(self) -> int:
         discarded = sum(len(c.tokens) for completions in self._partial.values() for c in completions.values())

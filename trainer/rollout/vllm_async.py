@@ -1,0 +1,431 @@
+"""vLLM's engine in a process of its own (AsyncLLM): it decodes while this process does other things, on one GPU or several.
+
+    add ──> loop thread ──> engine core (process) ──> loop thread ──> step: done(part)
+    load ─> stage ─> pause(keep) ─> start ─> update ─> finish ─> resume      KV cache kept, all between two tokens
+
+Calls come from one thread; what vLLM needs of asyncio runs in another one that belongs to the engine. Nobody waits for ever:
+every call has a deadline, and an engine core that is gone, or gives no token while it has work, is a failure. After one the
+state of vLLM is unknown, so its processes are killed and every later call says so. A file that is refused is no failure:
+nothing was touched.
+"""
+
+import asyncio
+import atexit
+import concurrent.futures
+import contextlib
+import hashlib
+import importlib
+import math
+import os
+import queue
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+from torch import Tensor
+
+from trainer.rollout.vllm_common import (
+    BACKEND,
+    EXTENSION,
+    OWNER,
+    Ask,
+    EngineError,
+    Part,
+    Setup,
+    complete,
+    import_vllm,
+    label,
+    on_cpu,
+    part,
+    prompt,
+    sampling,
+)
+from trainer.sync.files import write
+from trainer.types import Version
+
+TICK = 0.02
+"""Seconds that a step waits for a part to end."""
+GRACE = 3.0
+"""Seconds that vLLM's processes have for an orderly end; nothing is lost with them."""
+LOOK = 1.0
+"""Seconds between two looks at whether tokens still come, while no part ends."""
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - a place for memory that processes share, not for files that stay
+
+Transfer = Literal["file", "nccl", "ipc"]
+"""How weights arrive: in a file that the workers map; over NCCL from the learner; as CUDA handles on the same machine."""
+
+
+@dataclass(frozen=True)
+class Deadlines:
+    """Seconds after which an engine that does not answer has failed."""
+
+    start: float = 600.0
+    """From nothing to a model that can decode."""
+    call: float = 60.0
+    """Everything short: pause, resume, drop."""
+    load: float = 300.0
+    """To take new weights."""
+    stall: float = 180.0
+    """Without a token while there is work. Must exceed the time for the longest prompt, and the first step's."""
+
+
+@dataclass(eq=False)
+class _Flight:
+    """A request that vLLM has. The two tasks live in the loop thread."""
+
+    key: str
+    ask: Ask
+    version: Version
+    adding: "asyncio.Task[Any]"
+    outcome: "asyncio.Task[Any]"
+
+
+class AsyncEngine:
+    """Implements `Engine`. The arguments are those of `Setup`, and:
+
+    Args:
+        transfer: how weights arrive. With nccl and ipc the learner drives `join`, `begin_update`, `receive` and
+            `end_update` (trainer.sync.vllm_transfer); `load` is for file alone.
+
+    Raises:
+        EngineError: vLLM is not installed, of another series, or does not start in time.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        slots: int,
+        length: int,
+        end: int,
+        dtype: Literal["float32", "bfloat16"] = "float32",
+        head: Literal["float32", "model"] = "float32",
+        tensor_parallel_size: int = 1,
+        *,
+        transfer: Transfer = "file",
+        deadlines: Deadlines | None = None,
+    ) -> None:
+        setup = Setup(path, slots, length, end, dtype, head, tensor_parallel_size)
+        self.slots = slots
+        self.context = setup.context()
+        self.version = Version(0, 0)
+        self.world_size = tensor_parallel_size
+        """Workers that receive weights."""
+        self._end = end
+        self._layout_names = setup.weight_names()
+        self._transfer = transfer
+        self._deadlines = deadlines or Deadlines()
+        self._flights: dict[str, _Flight] = {}
+        self._done: queue.SimpleQueue[_Flight] = queue.SimpleQueue()
+        self._count = 0
+        self._failure: BaseException | None = None
+        self._vllm = import_vllm("ERROR")  # what goes wrong in another process is not raised here in full
+        arguments = setup.arguments(on_cpu()) | {
+            "worker_extension_cls": EXTENSION,
+            "weight_transfer_config": {"backend": BACKEND if transfer == "file" else transfer},
+        }
+        self._loop = _Loop()
+        self._llm: Any = None
+        try:
+            # vLLM keeps the deadline by itself, and leaves no process behind.
+            self._llm = self._await("start", self._start(arguments), self._deadlines.start + self._deadlines.call)
+            self._await("name its weights", self._name(), self._deadlines.call)
+        except BaseException:
+            self.close()
+            raise
+        atexit.register(self.close)
+        self._watch = _Watch(self._deadlines.stall)
+
+    @property
+    def progress(self) -> int:
+        """Grows as long as tokens come, or requests end; looked at once in a while."""
+        return self._watch.moves
+
+    @property
+    def processes(self) -> tuple[int, ...]:
+        """Process ids of the engine core."""
+        return tuple(process.pid for process in self._cores())
+
+    def add(
+        self, prompt: tuple[int, ...], limit: int, temperature: float, seed: int, done: Callable[[Part], None]
+    ) -> str:
+        self._sound()
+        self._count += 1
+        if not self._flights:
+            self._watch.reset()
+        key = str(self._count)
+        self._submit(key, Ask(prompt, limit, temperature, seed, done))
+        return key
+
+    def drop(self, key: str) -> int:
+        return int(self._await("drop a request", self._withdraw(self._flights.pop(key)), self._deadlines.call))
+
+    def step(self) -> None:
+        """Wait for a moment, and call `done` of every request that has ended."""
+        self._sound()
+        ended = self._ended()
+        if ended:
+            self._watch.reset()
+        elif self._flights and self._watch.due():
+            tokens = self._await("say what it has", self._tokens(), self._deadlines.call)
+            if self._watch.stalled(tokens):
+                self._fail(TimeoutError(f"no token came in {self._watch.patience:g} s"), "decode")
+        for flight in ended:
+            if self._flights.get(flight.key) is not flight:
+                continue  # dropped, or asked again under new weights, while it ended
+            del self._flights[flight.key]
+            flight.ask.done(self._part(flight))
+
+    def load(self, weights: Mapping[str, Tensor], version: Version) -> None:
+        """Decode under `weights` from the next token on. They go through a file in shared memory.
+
+        Raises:
+            ValueError: a tensor of the model is missing; nothing was loaded.
+            EngineError: vLLM failed.
+        """
+        complete(self._layout_names, weights)
+        with tempfile.TemporaryDirectory(dir=SHARED_MEMORY if SHARED_MEMORY.is_dir() else None) as directory:
+            path = Path(directory) / "weights"
+            self.load_file(path, write(path, weights, weights.items()), version)
+
+    def load_file(self, path: Path, digest: str, version: Version) -> None:
+        """Decode under the weights of a file from the next token on; every worker proves the file before any loads it.
+
+        Raises:
+            ValueError: a worker refuses the file; nothing was loaded, and decoding goes on under the old weights.
+            EngineError: vLLM failed, or what it loaded is not that file.
+        """
+        if self._transfer != "file":
+            raise RuntimeError(f"this engine takes its weights by {self._transfer}, from the learner itself")
+        staged = self._llm.collective_rpc("stage_weights", args=(str(path.absolute()), digest))
+        refusals = self._await("look at new weights", staged, self._deadlines.load)
+        for reason in refusals:
+            if reason:
+                raise ValueError(reason)
+        self.begin_update()
+        self.receive({"digest": digest})
+        loaded = self._await("say what it loaded", self._llm.collective_rpc("loaded_digest"), self._deadlines.call)
+        if set(loaded) != {digest}:
+            self._fail(ValueError(f"it holds {', '.join(sorted(set(loaded)))} instead of {digest}"), "load weights")
+        self.end_update(version)
+
+    def fingerprint(self) -> str:
+        """A digest of the weights that it holds; equal in every engine of the same layout that holds the same ones.
+
+        Of what the workers took out of the file where weights arrive in one; else of every tensor as it lies on the device,
+        which reads the whole model back: for after a rollback, or now and then.
+        """
+        if self._transfer == "file":
+            found = self._await("say what it loaded", self._llm.collective_rpc("loaded_digest"), self._deadlines.call)
+            return str(found[0])
+        workers = self._await("sum up its weights", self._llm.compute_weight_checksums(), self._deadlines.load)
+        lines = sorted(f"{name} {digest}\n" for worker in workers for name, digest in worker.items())
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+    def join(self, info: Mapping[str, Any]) -> None:
+        """Meet the learner, with what its end of vLLM's weight transfer says for it; returns when both are there."""
+        request = self._rl().WeightTransferInitRequest(init_info=dict(info))
+        self._await("join the weight transfer", self._llm.init_weight_transfer_engine(request), self._deadlines.load)
+
+    def begin_update(self) -> None:
+        """Stop between two tokens; requests and their KV cache stay where they are."""
+        self._await("pause", self._llm.pause_generation(mode="keep", clear_cache=False), self._deadlines.call)
+        self._await("begin an update", self._llm.start_weight_update(), self._deadlines.load)
+
+    def receive(self, info: Mapping[str, Any]) -> None:
+        """Take what `info` announces: all weights, or a part of them; returns when the model has it."""
+        request = self._rl().WeightTransferUpdateRequest(update_info=dict(info))
+        self._await("load weights", self._llm.update_weights(request), self._deadlines.load)
+
+    def end_update(self, version: Version) -> None:
+        """Go on under the new weights. Requests without a token yet begin again: old weights may have read their prompt."""
+        self._await("end an update", self._llm.finish_weight_update(label(version)), self._deadlines.load)
+        self.version = version
+        unread = self._await("say what it has", self._without_a_token(), self._deadlines.call)
+        for key in unread:
+            flight = self._flights[key]
+            self._await("drop a request", self._withdraw(flight), self._deadlines.call)
+            self._submit(key, flight.ask)
+        self._await("resume", self._llm.resume_generation(), self._deadlines.call)
+        self._watch.reset()
+
+    def close(self) -> None:
+        """End vLLM's processes and the thread. May be repeated."""
+        atexit.unregister(self.close)
+        if self._llm is not None and self._failure is None:
+            with contextlib.suppress(Exception):
+                self._llm.shutdown(timeout=GRACE)
+        self._failure = self._failure or EngineError("it was closed")
+        self._kill()
+        self._llm = None
+        self._loop.stop()
+
+    # In the loop thread.
+
+    async def _start(self, arguments: Mapping[str, Any]) -> Any:
+        os.environ[OWNER] = str(os.getpid())
+        if self._transfer == "ipc":
+            os.environ["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"  # CUDA handles reach our own child process pickled
+        os.environ["VLLM_ENGINE_READY_TIMEOUT_S"] = str(math.ceil(self._deadlines.start))
+        module = importlib.import_module("vllm.v1.engine.async_llm")
+        return module.AsyncLLM.from_engine_args(self._vllm.AsyncEngineArgs(**arguments))
+
+    async def _name(self) -> None:
+        await self._llm.update_weight_version(label(self.version))
+
+    async def _add(self, key: str, ask: Ask, version: Version) -> Any:
+        return await self._llm.add_request(key, prompt(ask, version), sampling(self._vllm, ask, self._end))
+
+    async def _follow(self, flight: _Flight) -> Any:
+        return await (await flight.adding).get()
+
+    async def _withdraw(self, flight: _Flight) -> int:
+        """Abort a request; the tokens that it had."""
+        collector = await flight.adding
+        state = self._llm.output_processor.request_states.get(collector.request_id)
+        if state is None:  # it has ended already
+            return len((await flight.outcome).outputs[0].token_ids)
+        await self._llm.abort(collector.request_id, internal=True)
+        return int(state.detokenizer.num_output_tokens())
+
+    async def _generated(self, flight: _Flight) -> int | None:
+        """Tokens so far; None when it has ended."""
+        state = self._llm.output_processor.request_states.get((await flight.adding).request_id)
+        return None if state is None else int(state.detokenizer.num_output_tokens())
+
+    async def _without_a_token(self) -> list[str]:
+        return [key for key, flight in self._flights.items() if await self._generated(flight) == 0]
+
+    async def _tokens(self) -> list[int | None]:
+        return [await self._generated(flight) for flight in self._flights.values()]
+
+    # In the caller's thread.
+
+    def _submit(self, key: str, ask: Ask) -> None:
+        flight = _Flight(key, ask, self.version, None, None)  # type: ignore[arg-type]
+
+        def begin() -> None:
+            flight.adding = asyncio.ensure_future(self._add(key, ask, flight.version))
+            flight.outcome = asyncio.ensure_future(self._follow(flight))
+            flight.outcome.add_done_callback(landed)
+
+        def landed(outcome: "asyncio.Task[Any]") -> None:
+            outcome.exception()  # so that asyncio does not complain of those that nobody asks for any more
+            self._done.put(flight)
+
+        self._flights[key] = flight
+        self._loop.soon(begin)
+
+    def _ended(self) -> list[_Flight]:
+        """Flights that have ended; waits for the first one, but not long."""
+        ended: list[_Flight] = []
+        with contextlib.suppress(queue.Empty):
+            ended.append(self._done.get(timeout=TICK))
+            while True:
+                ended.append(self._done.get_nowait())
+        return ended
+
+    def _part(self, flight: _Flight) -> Part:
+        try:
+            return part(flight.outcome.result().outputs[0])
+        except Exception as error:
+            self._fail(error, "decode")
+
+    def _sound(self) -> None:
+        if self._failure is not None:
+            raise EngineError("vLLM failed before and cannot go on; start the generator again") from self._failure
+        if self._llm.errored:
+            self._fail(RuntimeError("its process ended"), "go on")
+
+    def _await(self, action: str, answer: Coroutine[Any, Any, Any], seconds: float) -> Any:
+        """The answer of vLLM within `seconds`."""
+        if self._failure is not None:
+            answer.close()
+            raise EngineError("vLLM failed before and cannot go on; start the generator again") from self._failure
+        try:
+            return self._loop.run(answer, seconds)
+        except TimeoutError:
+            self._fail(TimeoutError(f"no answer came in {seconds:g} s"), action)
+        except Exception as error:
+            self._fail(error, action)
+
+    def _fail(self, error: BaseException, action: str) -> NoReturn:
+        """Kill what is left, and say why in one sentence."""
+        self._failure = error
+        ended = [str(process.exitcode) for process in self._cores() if process.exitcode is not None]
+        self._kill()
+        reason = f"its process ended with code {', '.join(ended)}" if ended else str(error) or type(error).__name__
+        raise EngineError(f"vLLM could not {action}: {' '.join(reason.split())}") from error
+
+    def _kill(self) -> None:
+        for process in self._cores():
+            with contextlib.suppress(Exception):
+                process.kill()
+
+    def _cores(self) -> list[Any]:
+        manager = self._llm and self._llm.engine_core.resources.engine_manager
+        return list(manager.processes) if manager else []
+
+    def _rl(self) -> Any:
+        return importlib.import_module("vllm.distributed.weight_transfer.base")
+
+
+class _Watch:
+    """Tells a slow engine from one that has stopped: the latter gives no token for `patience` seconds."""
+
+    def __init__(self, patience: float) -> None:
+        self.patience = patience
+        self.moves = 0
+        """Times that something had happened."""
+        self.reset()
+
+    def reset(self) -> None:
+        """Something happened."""
+        self.moves += 1
+        self._alive = self._looked = time.monotonic()
+        self._seen: list[int | None] = []
+
+    def due(self) -> bool:
+        """Whether it is time for another look."""
+        return time.monotonic() - self._looked >= min(LOOK, self.patience / 4)
+
+    def stalled(self, tokens: list[int | None]) -> bool:
+        """A look: the tokens of every request."""
+        self._looked = time.monotonic()
+        if tokens != self._seen:
+            self._alive, self._seen = self._looked, tokens
+            self.moves += 1
+        return self._looked - self._alive > self.patience
+
+
+class _Loop:
+    """An event loop in a thread of its own."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True, name="vllm-loop")
+        self._thread.start()
+
+    def soon(self, call: Callable[[], None]) -> None:
+        self._loop.call_soon_threadsafe(call)
+
+    def run(self, answer: Coroutine[Any, Any, Any], seconds: float) -> Any:
+        """What `answer` gives.
+
+        Raises:
+            TimeoutError: nothing within `seconds`.
+        """
+        future = asyncio.run_coroutine_threadsafe(answer, self._loop)
+        try:
+            return future.result(seconds)
+        except concurrent.futures.TimeoutError:
+            future.cancel()
+            raise
+
+    def stop(self) -> None:
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(5)

@@ -1,4 +1,5 @@
-"""Puts a run together from its recipe: one process, one learner, one generator with its own copy of the weights."""
+"""Puts a run together from its recipe. The parts that sample and learn are handed in: by default one learner and one generator
+with its own copy of the weights, in this process."""
 
 import time
 import uuid
@@ -14,12 +15,13 @@ from trainer.checkpoint.keeper import Keeper
 from trainer.checkpoint.store import CheckpointStore
 from trainer.control import ACTIONS, Control
 from trainer.evaluate import EvalResult, evaluate
+from trainer.learn import Learner
 from trainer.learn.learner import PlainLearner
 from trainer.logs.logged import Logged
 from trainer.logs.queue import LogQueue
 from trainer.logs.trackers import opened
 from trainer.loop import Loop
-from trainer.model import load_model, load_tokenizer
+from trainer.model import Tokenizer, load_model, load_tokenizer
 from trainer.recipe import Recipe
 from trainer.rollout.admission import admission
 from trainer.rollout.collector import Collector
@@ -29,9 +31,10 @@ from trainer.rollout.length import Interruption
 from trainer.rollout.torch_generator import TorchGenerator
 from trainer.rollout.vllm_engine import VllmEngine
 from trainer.rollout.vllm_generator import VllmGenerator
-from trainer.stopwatch import Stopwatch
+from trainer.stopwatch import Devices, Stopwatch
+from trainer.sync import WeightSync
 from trainer.sync.direct import DirectSync
-from trainer.tasks import TRAIN
+from trainer.tasks import TRAIN, Task
 from trainer.tasks.make import make_task
 from trainer.types import Sampling
 
@@ -70,7 +73,39 @@ def identify(recipe: Recipe, rundir: RunDir) -> RunInfo:
     return info
 
 
-def build(recipe: Recipe, rundir: RunDir, start: Path, say: Callable[[str], None] = lambda _: None) -> Run:
+@dataclass(frozen=True)
+class Groundwork:
+    """What everybody who samples or learns has to know of model directory and task."""
+
+    recipe: Recipe
+    start: Path
+    """Directory with model and tokenizer."""
+    interruption: Interruption
+    end: int
+    """Id of the end token."""
+    longest: int
+    """Tokens of the longest prompt."""
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Who samples and who learns, and how weights get from one to the other: all that differs between the modes."""
+
+    learner: Learner
+    generator: Generator
+    judge: Generator
+    """The generator for evaluation."""
+    sync: WeightSync
+    devices: Devices
+
+
+def build(
+    recipe: Recipe,
+    rundir: RunDir,
+    start: Path,
+    say: Callable[[str], None] = lambda _: None,
+    workers: "Callable[[Groundwork], Workers] | None" = None,
+) -> Run:
     """Assemble the run and start its agent. `start` is a directory with model and tokenizer."""
     info = identify(recipe, rundir)
     tracker = opened(recipe.log, info, recipe.model_dump(mode="json"), rundir.root / "log")
@@ -84,10 +119,11 @@ def build(recipe: Recipe, rundir: RunDir, start: Path, say: Callable[[str], None
         port=recipe.metrics.port,
         token_limit=recipe.length.max_new_tokens,
     )
-    # CPU time says how busy the devices are only where the devices are CPU cores; the agent reads the GPUs itself.
-    watch = Stopwatch(agent.phase) if device(recipe).type == "cpu" else Stopwatch(agent.phase, cpu=None)
+    # CPU time says how busy the devices are only where the devices are cores of this process; the agent reads the GPUs itself.
+    watch = Stopwatch(agent.phase) if device(recipe).type == "cpu" and not workers else Stopwatch(agent.phase, cpu=None)
     control = Logged(agent, tracker) if tracker else agent
-    return Run(assemble(recipe, rundir, start, control, agent.values, watch, say), agent, tracker)
+    loop = assemble(recipe, rundir, start, control, agent.values, watch, say, workers or in_process)
+    return Run(loop, agent, tracker)
 
 
 def device(recipe: Recipe) -> torch.device:
@@ -97,14 +133,13 @@ def device(recipe: Recipe) -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def generators(
-    recipe: Recipe, start: Path, interruption: Interruption, end: int, longest: int
-) -> tuple[Generator, Generator]:
-    """One for rollouts and one for evaluation; they share their weights. `longest`: tokens of the longest prompt."""
+def generators(work: Groundwork) -> tuple[Generator, Generator]:
+    """One for rollouts and one for evaluation; they share their weights."""
+    recipe, start, interruption, end = work.recipe, work.start, work.interruption, work.end
     slots, judged = recipe.rollout.slots, recipe.evaluation.slots
     head = recipe.precision.generator_head
     if recipe.rollout.generator == "vllm":
-        room = longest + recipe.length.max_new_tokens
+        room = work.longest + recipe.length.max_new_tokens
         engine = VllmEngine(start, slots + judged, room, end, recipe.precision.dtype, head)
         return VllmGenerator(engine, slots, interruption), VllmGenerator(engine, judged, interruption)
     dtype = torch.float32 if recipe.precision.dtype == "float32" else torch.bfloat16
@@ -118,6 +153,17 @@ def generators(
     )
 
 
+def in_process(work: Groundwork) -> Workers:
+    """Everything in this process."""
+    recipe = work.recipe
+    place = device(recipe)
+    learner = PlainLearner(load_model(work.start), recipe.optimizer, recipe.loss, recipe.precision, place)
+    generator, judge = generators(work)
+    held = recipe.threads if place.type == "cpu" else 1
+    devices = Devices(held, held, "paced" if recipe.rollout.overlap else "turns")
+    return Workers(learner, generator, judge, DirectSync(learner.model, generator), devices)
+
+
 def assemble(
     recipe: Recipe,
     rundir: RunDir,
@@ -126,19 +172,13 @@ def assemble(
     tunables: dict[str, float],
     watch: Stopwatch,
     say: Callable[[str], None] = lambda _: None,
+    workers: Callable[[Groundwork], Workers] = in_process,
 ) -> Loop:
     """All parts but the agent, wired."""
     torch.set_num_threads(recipe.threads)
     tokenizer = load_tokenizer(start)
     task = make_task(recipe.task, tokenizer)
-    learner = PlainLearner(load_model(start), recipe.optimizer, recipe.loss, recipe.precision, device(recipe))
-    interruption = Interruption(
-        phrase=tuple(tokenizer.encode(recipe.length.closing_phrase, add_special_tokens=False)),
-        closing=tokenizer.convert_tokens_to_ids("</think>"),
-        window=recipe.length.window,
-    )
-    longest = max(len(prompt.tokens) for split in (TRAIN, *task.held_out) for prompt in task.prompts(split))
-    generator, judge = generators(recipe, start, interruption, tokenizer.eos_token_id, longest)
+    mine = workers(_groundwork(recipe, start, tokenizer, task))
     fixed = Sampling(
         recipe.rollout.temperature, recipe.length.max_new_tokens, int(recipe.tunables().get("thinking_budget", 0))
     )
@@ -146,7 +186,7 @@ def assemble(
     def held_out_scores() -> Sequence[EvalResult]:
         spec = recipe.evaluation
         return [
-            evaluate(judge, task, tokenizer, task.prompts(name)[: spec.prompts], spec.k, fixed, name)
+            evaluate(mine.judge, task, tokenizer, task.prompts(name)[: spec.prompts], spec.k, fixed, name)
             for name in task.held_out
         ]
 
@@ -159,10 +199,10 @@ def assemble(
     return Loop(
         recipe,
         rundir,
-        learner=learner,
+        learner=mine.learner,
         curriculum=curriculum,
         collector=Collector(
-            generator,
+            mine.generator,
             curriculum,
             task,
             tokenizer,
@@ -172,7 +212,7 @@ def assemble(
             admission=admission(recipe.staleness.mode),
             penalty=recipe.length.penalty,
         ),
-        sync=DirectSync(learner.model, generator),
+        sync=mine.sync,
         evaluate=held_out_scores,
         keeper=Keeper(
             CheckpointStore(rundir.checkpoints), recipe.checkpoint.health, recipe.checkpoint.keep, control.checkpoint
@@ -180,6 +220,16 @@ def assemble(
         control=control,
         tunables=tunables,
         watch=watch,
-        devices=recipe.threads if device(recipe).type == "cpu" else 1,
+        devices=mine.devices,
         say=say,
     )
+
+
+def _groundwork(recipe: Recipe, start: Path, tokenizer: Tokenizer, task: Task) -> Groundwork:
+    interruption = Interruption(
+        phrase=tuple(tokenizer.encode(recipe.length.closing_phrase, add_special_tokens=False)),
+        closing=tokenizer.convert_tokens_to_ids("</think>"),
+        window=recipe.length.window,
+    )
+    longest = max(len(prompt.tokens) for split in (TRAIN, *task.held_out) for prompt in task.prompts(split))
+    return Groundwork(recipe, start, interruption, tokenizer.eos_token_id, longest)

@@ -8,15 +8,22 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
 from controlplane.contract.rundir import RunDir, append_line, read_lines
 from controlplane.contract.yamlfile import FileError, load
+from trainer.cluster import CannotStart, ClusterFailure
 from trainer.recipe import FREE, Recipe, find_recipe, load_recipe, overrides_of
 from trainer.settings import ModelDirectory
 from trainer.tasks.specs import ArithmeticSpec
+
+if TYPE_CHECKING:
+    from trainer.build import Run
+
+Way = Callable[[Recipe, RunDir, Path, Callable[[str], None]], "tuple[Run, str]"]
+"""How a run is gone through: its last part, and why it ended."""
 
 
 def train(
@@ -30,6 +37,16 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change one key, dotted: --set optimizer.lr=3e-5. Repeatable."),
     ] = None,
+    cluster: Annotated[
+        Literal["none", "ray"],
+        typer.Option(
+            help="ray: learners and generators in processes of their own, as the recipe's section cluster says."
+        ),
+    ] = "none",
+    address: Annotated[
+        str,
+        typer.Option(metavar="ADDR", help="Ray cluster to join; without it, one is started on this machine alone."),
+    ] = "",
     quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing about single steps.")] = False,
 ) -> None:
     """Train a model with ScaleRL.
@@ -38,6 +55,9 @@ def train(
     Everything a run does is in its directory: steps.jsonl, evals.jsonl, events.jsonl, checkpoints/.
     """
     rundir = RunDir(run)
+    if address and cluster != "ray":
+        typer.echo("--address: only with --cluster ray", err=True)
+        raise typer.Exit(2)
     try:
         chosen = load_recipe(find_recipe(recipe), overrides_of(override or []))
         _same_run(chosen, rundir)
@@ -47,7 +67,7 @@ def train(
     if _finished(rundir):
         typer.echo(f"{run}: this run has ended at step {chosen.steps}; nothing to do.")
         return
-    _go(chosen, rundir, quiet)
+    _go(chosen, rundir, _on_ray(address) if cluster == "ray" else _here, quiet)
 
 
 def _same_run(recipe: Recipe, rundir: RunDir) -> None:
@@ -77,11 +97,9 @@ def _finished(rundir: RunDir) -> bool:
     return bool(events) and events[-1]["event"] == "end"
 
 
-def _go(recipe: Recipe, rundir: RunDir, quiet: bool) -> None:
+def _go(recipe: Recipe, rundir: RunDir, way: Way, quiet: bool) -> None:
     # Late on purpose: torch takes seconds to import, and a bad recipe should be refused at once.
     import torch
-
-    from trainer.build import build
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     _show(f"recipe {recipe.name}, seed {recipe.seed}, {recipe.steps} steps; run directory {rundir.root}")
@@ -89,20 +107,57 @@ def _go(recipe: Recipe, rundir: RunDir, quiet: bool) -> None:
     try:
         _lock(rundir)
         start = _start(recipe, rundir)
-        ready = build(recipe, rundir, start, say=(lambda _: None) if quiet else _show)
     except (OSError, ValueError) as error:
-        typer.echo(f"{rundir.root}: cannot start: {error}", err=True)
-        raise typer.Exit(2) from None
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda received, _: ready.loop.stop(signal.Signals(received).name))
-    _show(f"metrics on http://{recipe.metrics.host}:{ready.agent.port}/metrics")
+        _refuse(rundir, error)
+    ended, reason = way(recipe, rundir, start, (lambda _: None) if quiet else _show)
+    done = "the run has ended" if reason == "end" else "stopped; the same command goes on"
+    _show(f"{done} at step {ended.loop.state.step} of {recipe.steps}")
+
+
+def _refuse(rundir: RunDir, error: Exception) -> NoReturn:
+    typer.echo(f"{rundir.root}: cannot start: {error}", err=True)
+    raise typer.Exit(2) from None
+
+
+def _here(recipe: Recipe, rundir: RunDir, start: Path, say: Callable[[str], None]) -> "tuple[Run, str]":
+    """Everything in this process."""
+    from trainer.build import build
+
     try:
-        reason = ready.loop.run()
+        ready = build(recipe, rundir, start, say)
+    except (OSError, ValueError) as error:
+        _refuse(rundir, error)
+    _follow(ready)
+    try:
+        return ready, ready.loop.run()
     finally:
         if words := ready.close():
-            _show(f"log.kind {recipe.log.kind}: {words}")
-    done = "the run has ended" if reason == "end" else "stopped; the same command goes on"
-    _show(f"{done} at step {ready.loop.state.step} of {recipe.steps}")
+            say(f"log.kind {recipe.log.kind}: {words}")
+
+
+def _on_ray(address: str) -> Way:
+    """Learners and generators in processes of their own."""
+
+    def way(recipe: Recipe, rundir: RunDir, start: Path, say: Callable[[str], None]) -> "tuple[Run, str]":
+        from trainer.cluster.drive import drive
+
+        try:
+            return drive(recipe, rundir, start, address, say, _follow)
+        except CannotStart as error:
+            _refuse(rundir, error)
+        except ClusterFailure as error:
+            typer.echo(f"{rundir.root}: the run cannot go on: {error}", err=True)
+            raise typer.Exit(1) from None
+
+    return way
+
+
+def _follow(running: "Run") -> None:
+    """Signals end this part of the run after its step."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda received, _: running.loop.stop(signal.Signals(received).name))
+    host = running.loop.recipe.metrics.host
+    _show(f"metrics on http://{host}:{running.agent.port}/metrics")
 
 
 def _start(recipe: Recipe, rundir: RunDir) -> Path:

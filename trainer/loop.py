@@ -11,7 +11,8 @@
 
 One process: while no batch is ready, one token step is decoded; when one is ready, it is trained - in the same thread, or
 with `rollout.overlap` in one of its own while the next batch is generated. The order of everything is decided by recipe
-and seed, unless a slow verifier works in threads. Nothing changes between two control points but what this file does.
+and seed, unless a slow verifier works in threads. On a cluster generators decode all the time, and the one clock-dependent
+thing is which groups are ready first. Nothing changes between two control points but what this file does.
 A step that was skipped (non-finite, no signal) counts as a step, changes no weights and publishes nothing; a non-finite
 one is not checkpointed either.
 """
@@ -37,7 +38,7 @@ from trainer.rollout.curriculum import Curriculum
 from trainer.session import Session
 from trainer.state import RunState
 from trainer.stepper import Stepped, Stepper
-from trainer.stopwatch import Stopwatch
+from trainer.stopwatch import Devices, Stopwatch
 from trainer.sync import WeightSync
 
 
@@ -58,17 +59,16 @@ class Loop:
         control: Control,
         tunables: dict[str, float],
         watch: Stopwatch,
-        devices: int = 1,
+        devices: Devices | None = None,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """`devices` are held while the run goes on: GPUs, or CPU cores where there is none."""
         self.session = Session(learner, curriculum, collector, tunables)
         ring = SnapshotRing(recipe.checkpoint.snapshots)
         self.savepoints = Savepoints(self.session, keeper, ring, recipe.checkpoint.replay)
-        self._recipe = recipe
+        self.recipe = recipe
         self._learner, self._collector = learner, collector
         self._evaluate, self._keeper = evaluate, keeper
-        self._stepper = Stepper(self.session, sync, watch, devices, recipe.rollout.overlap)
+        self._stepper = Stepper(self.session, sync, watch, devices or Devices())
         self._control, self._watch = control, watch
         self._diary = Diary(rundir, recipe.steps, say)
         self._point = ControlPoint(
@@ -132,18 +132,18 @@ class Loop:
     @property
     def _finished(self) -> bool:
         """All steps taken, or no improvement for too long."""
-        return self.state.step >= self._recipe.steps or self._exhausted
+        return self.state.step >= self.recipe.steps or self._exhausted
 
     @property
     def _exhausted(self) -> bool:
-        spec = self._recipe.evaluation.early_stopping
+        spec = self.recipe.evaluation.early_stopping
         return spec is not None and self.state.patience.waited >= spec.patience
 
     def _begin(self) -> None:
         found = self.savepoints.resume()
         self._stepper.publish()
         if found is None:
-            self._event("start", seed=self._recipe.seed)
+            self._event("start", seed=self.recipe.seed)
             self._evaluation()
             self._checkpoint()
         else:
@@ -180,24 +180,24 @@ class Loop:
     def _after(self, stepped: Stepped) -> None:
         """What a step proves about earlier checkpoints; then evaluation and checkpoint when due."""
         batch, result = stepped.batch, stepped.result
-        step, last = self.state.step, self.state.step == self._recipe.steps
+        step, last = self.state.step, self.state.step == self.recipe.steps
         ratio = sum(scored.passed for scored in batch) / sum(len(scored.verdicts) for scored in batch)
         self.state.window = [*self.state.window, ratio][-WINDOW:]
         self._keeper.after_step(StepHealth(ratio, len(batch), result.skipped))
-        if step % self._recipe.evaluation.every == 0 or last:
+        if step % self.recipe.evaluation.every == 0 or last:
             self._evaluation()
-        if not self.session.poisoned and (step % self._recipe.checkpoint.every == 0 or last):
+        if not self.session.poisoned and (step % self.recipe.checkpoint.every == 0 or last):
             self._checkpoint()
         self._watch.switch(Phase.idle)
 
     def _fire_faults(self, step: int) -> None:
-        for fault in self._recipe.faults:
+        for fault in self.recipe.faults:
             if fault.step == step and self.state.branch == 0:
                 self._learner.base_lr *= fault.factor
                 self._event("fault", kind=fault.kind, factor=fault.factor, base_lr=self._learner.base_lr)
 
     def _follow_schedule(self, step: int) -> None:
-        for change in self._recipe.schedule:
+        for change in self.recipe.schedule:
             if change.step == step:
                 self.tunables.update(change.set)
                 self._event("scheduled", **change.set)
@@ -211,7 +211,7 @@ class Loop:
         results = self._evaluate()
         seconds = (time.perf_counter() - started) / len(results)
         score = Score(self.state.step, results[0].pass_ratio, results[0].prompts)
-        stopping = self._recipe.evaluation.early_stopping
+        stopping = self.recipe.evaluation.early_stopping
         self.state.after_evaluation(score, stopping.min_delta if stopping else 0.0)
         self._keeper.after_evaluation(score)
         for result in results:
@@ -222,8 +222,8 @@ class Loop:
 
     def _milestones(self, score: Score) -> None:
         """Targets reached for the first time in the life of the run, and the end of patience."""
-        reached = self._diary.reached() if self._recipe.evaluation.targets else frozenset()
-        for target in self._recipe.evaluation.targets:
+        reached = self._diary.reached() if self.recipe.evaluation.targets else frozenset()
+        for target in self.recipe.evaluation.targets:
             if score.pass_ratio >= target and target not in reached:
                 cost = {"compute": self.state.compute, "account": vars(self.state.account)}
                 self._event("target_reached", target=target, pass_ratio=score.pass_ratio, **cost)

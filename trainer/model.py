@@ -1,7 +1,7 @@
 """Models and tokenizers are ordinary Hugging Face directories; this file makes the tiny one and opens any."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config
@@ -37,9 +37,9 @@ def make_tiny(shape: TinyModel, tokenizer: Tokenizer, seed: int) -> Model:
         return AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
 
 
-def load_model(path: Path) -> Model:
-    """Open a model directory in float32."""
-    return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="sdpa")
+def load_model(path: Path, dtype: torch.dtype | Literal["auto"] = torch.float32) -> Model:
+    """Open a model directory; `auto` is the format of its files."""
+    return AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation="sdpa")
 
 
 def load_tokenizer(path: Path) -> Tokenizer:

@@ -1,9 +1,9 @@
 """Checkpoints and the ways back: save, resume, rollback.
 
-    rollback:  find target -> state of the new branch -> write it as a checkpoint -> restore from it -> mark bad
+    rollback:  find target -> every rank reads it -> write the state of the new branch -> put it in force -> mark bad
 
 A rollback is a resume from a checkpoint that it writes first. Until that checkpoint is on disk nothing has changed, and
-a rollback that cannot write it is refused; from then on a crash resumes on the new branch. So it happens whole or not at
+a rollback that cannot write it, or whose target a learner rank cannot read, is refused; from then on a crash resumes on the new branch. So it happens whole or not at
 all, and going on after one is going on after a restart: what was in flight is generated again.
 
 `replay` decides the data (curriculum.py has the table). With `same`, and the target still in memory with what was in
@@ -97,6 +97,7 @@ class Savepoints:
         state, renamed = _branched(RunState.parse(content.values["run"]), left)
         branched, skipped = session.curriculum.rewound(content.values["curriculum"], self._replay, state.branch)
         tunables = {**session.tunables, **values}
+        session.learner.stage(content.tensors)
         content = Content(content.tensors, _values(state, content.values["base_lr"], branched, tunables))
         saved = self._keeper.save(state, content)
         if saved is None:
@@ -107,7 +108,7 @@ class Savepoints:
         session.poisoned = False
         if snapshot and snapshot.flight and self._replay == "same":
             session.collector.restore(snapshot.flight, renamed)
-        self._keep(saved, content)
+        self._keep(saved, self._content())  # as it is in force now: shards read from a disk have no copy in memory yet
         bad = self._keeper.settle(state.forks)
         return Rollback(
             from_step=left.step,

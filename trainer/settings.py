@@ -168,8 +168,17 @@ class OptimizerSpec(Part):
     """Largest global gradient norm."""
     tokens_per_micro_batch: int = Field(default=8192, ge=1)
     """Tokens per forward and backward pass; memory grows with it, the result does not change."""
+    recompute: bool = False
+    """Compute the activations of a layer again in the backward pass: a third more products, a fraction of the memory, the
+    same result. `scalerl plan` says what fits without."""
     compile: bool = False
     """Compile the learner's forward pass with torch.compile: slow first steps, faster ones later."""
+
+    @model_validator(mode="after")
+    def _one_of_the_two(self) -> "OptimizerSpec":
+        if self.compile and self.recompute:
+            raise Misplaced(("compile",), "cannot be combined with recompute; set one of them to false")
+        return self
 
 
 class Staleness(Part):

@@ -16,7 +16,7 @@ from trainer.learn import LearnResult
 from trainer.record import learn_fields, masked_ratio, rollout_stats
 from trainer.session import Session
 from trainer.state import Account
-from trainer.stopwatch import Stopwatch, device_seconds, utilization
+from trainer.stopwatch import Devices, Stopwatch, device_seconds, utilization
 from trainer.sync import WeightSync
 from trainer.types import ScoredGroup, Version
 
@@ -35,11 +35,11 @@ class Stepped:
 
 
 class Stepper:
-    """Takes steps. With `overlap` the learner has a thread of its own, and the next batch is generated meanwhile."""
+    """Takes steps. Where the pools have devices of their own, the learner has a thread, and the next batch is generated meanwhile."""
 
-    def __init__(self, session: Session, sync: WeightSync, watch: Stopwatch, devices: int, overlap: bool) -> None:
+    def __init__(self, session: Session, sync: WeightSync, watch: Stopwatch, devices: Devices) -> None:
         self._session, self._sync, self._watch, self._devices = session, sync, watch, devices
-        self._worker = ThreadPoolExecutor(1, "learner") if overlap else None
+        self._worker = ThreadPoolExecutor(1, "learner") if devices.apart else None
         self._cpu = time.process_time()
 
     def step(self) -> Stepped | None:
@@ -82,14 +82,17 @@ class Stepper:
         return ()
 
     def _train(self, step: int, batch: Sequence[ScoredGroup], used: dict[str, float]) -> LearnResult:
-        """The optimizer step; with overlap the next batch is generated meanwhile. Both have ended when it returns."""
+        """The optimizer step; the next batch is generated meanwhile if it can be. Both have ended when it returns."""
         learner = self._session.learner
         if self._worker is None:
             self._watch.switch(Phase.training)
             return learner.step(step, batch, used)
         training = self._worker.submit(learner.step, step, batch, used)
         try:
-            self._session.collector.ahead(self._session.state.version, used)
+            if self._devices.pace == "free":
+                self._session.collector.alongside(self._session.state.version, used, training.done)
+            else:
+                self._session.collector.ahead(self._session.state.version, used)
             self._watch.switch(Phase.training)
         finally:
             wait([training])
@@ -101,11 +104,10 @@ class Stepper:
         state, stats = self._session.state, self._session.collector
         lap = self._watch.lap()
         wall, cpu = sum(lap.values()), time.process_time()
-        overlap = self._worker is not None
-        held = self._devices * (2 if overlap else 1)
+        held = self._devices.held
         process = min(1.0, (cpu - self._cpu) / (wall * held))
         self._cpu = cpu
-        devices = device_seconds(lap, self._devices, overlap)
+        devices = device_seconds(lap, self._devices)
         rollouts = rollout_stats(batch, now, stats.dropped, stats.discarded_tokens)
         rollouts = replace(rollouts, errored=stats.errored)
         state.account = state.account.plus(
@@ -129,7 +131,7 @@ class Stepper:
             weight_sync_seconds=sync,
             buffer=stats.buffer.counts(state.version, int(used["max_staleness"]), int(used["prompts_per_step"])),
             inflight=stats.inflight,
-            utilization=utilization(lap, self._watch.busy, self._devices, overlap),
+            utilization=utilization(lap, self._watch.busy, self._devices),
             **learn_fields(result),
         )
         stats.forget_counts()

@@ -2,12 +2,35 @@
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
 
 from controlplane.contract.documents import Phase
 
 GENERATOR = (Phase.generating, Phase.verifying, Phase.syncing_weights)
 LEARNER = (Phase.training,)
 EVALUATOR = (Phase.evaluating,)
+
+
+@dataclass
+class Devices:
+    """What a run holds while it goes on: GPUs, or CPU cores where there is none. It may change between two steps."""
+
+    generator: int = 1
+    learner: int = 1
+    pace: Literal["turns", "paced", "free"] = "turns"
+    """turns: the same devices, used in turns. Otherwise each pool has its own, and the next batch is generated while the
+    learner trains: paced by the driver up to a point that no clock decides, or by generators that go on by themselves."""
+
+    @property
+    def apart(self) -> bool:
+        """Both pools hold theirs all the time."""
+        return self.pace != "turns"
+
+    @property
+    def held(self) -> int:
+        """All of them."""
+        return self.generator + self.learner if self.apart else self.learner
 
 
 class Stopwatch:
@@ -57,32 +80,30 @@ class Stopwatch:
             self._used = used
 
 
-def utilization(
-    lap: Mapping[Phase, float], busy: Mapping[Phase, float], devices: int, overlap: bool = False
-) -> dict[str, float]:
+def utilization(lap: Mapping[Phase, float], busy: Mapping[Phase, float], devices: Devices) -> dict[str, float]:
     """Share of the CPU cores' time in use, 0 to 1: of the whole lap (`process`), and of the phases of generator and learner.
 
-    With `overlap` both work at the same time in one process, so only the whole can be told. Empty where nothing was counted.
+    Where both work at the same time in one process, only the whole can be told. Empty where nothing was counted.
     """
-    roles = {"process": tuple(lap)} if overlap else {"process": tuple(lap), "generator": GENERATOR, "learner": LEARNER}
-    held = devices * (2 if overlap else 1)
+    alone = {"generator": GENERATOR, "learner": LEARNER}
+    roles = {"process": tuple(lap), **({} if devices.apart else alone)}
     walls = {role: sum(lap.get(phase, 0.0) for phase in phases) for role, phases in roles.items()}
     return {
-        role: min(1.0, sum(busy.get(phase, 0.0) for phase in roles[role]) / (wall * held))
+        role: min(1.0, sum(busy.get(phase, 0.0) for phase in roles[role]) / (wall * devices.held))
         for role, wall in walls.items()
         if busy and wall > 0
     }
 
 
-def device_seconds(lap: Mapping[Phase, float], devices: int, overlap: bool = False) -> dict[str, float]:
-    """Devices held x wall time, by pool; a phase outside the three pools holds devices for nobody's account.
-
-    `overlap`: generator and learner have `devices` each and work at the same time, so both pools hold theirs throughout.
-    """
-    generator, learner, evaluator = (
-        devices * sum(lap.get(phase, 0.0) for phase in phases) for phases in (GENERATOR, LEARNER, EVALUATOR)
+def device_seconds(lap: Mapping[Phase, float], devices: Devices) -> dict[str, float]:
+    """Devices held x wall time, by pool; a phase outside the three pools holds devices for nobody's account."""
+    generating, learning, evaluating = (
+        sum(lap.get(phase, 0.0) for phase in phases) for phases in (GENERATOR, LEARNER, EVALUATOR)
     )
-    if overlap:
-        generator = learner = generator + learner
-        evaluator *= 2
-    return {"generator": generator, "learner": learner, "evaluator": evaluator}
+    if devices.apart:
+        generating = learning = generating + learning
+    return {
+        "generator": devices.generator * generating,
+        "learner": devices.learner * learning,
+        "evaluator": devices.held * evaluating,
+    }

@@ -75,9 +75,9 @@ def numbers(result: LearnResult) -> dict[str, float]:
 
 
 def train(
-    steps: int, loss: Loss, precision: Precision, kind: str
+    steps: int, loss: Loss, precision: Precision, kind: str, recompute: bool = False
 ) -> tuple[list[LearnResult], dict[str, Tensor] | None]:
-    learner = ShardedLearner(model(kind), SPEC, loss, precision)
+    learner = ShardedLearner(model(kind), SPEC.model_copy(update={"recompute": recompute}), loss, precision)
     results = [learner.step(step, batch(step), TUNABLES) for step in range(1, steps + 1)]
     return results, whole(learner)
 
@@ -98,6 +98,17 @@ def test_two_ranks_take_the_steps_of_one_process(ranks: Ranks, loss: Loss, kind:
     assert weights.keys() == plain.model.state_dict().keys()
     for name, tensor in plain.model.state_dict().items():
         torch.testing.assert_close(weights[name], tensor, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "llama"])
+def test_recomputed_activations_change_no_bit(ranks: Ranks, kind: str) -> None:
+    for precision in (Precision(), Precision(dtype="bfloat16")):
+        (kept, weights), _ = ranks(train, 2, Loss(), precision, kind)
+        (again, recomputed), _ = ranks(train, 2, Loss(), precision, kind, True)
+        assert repr(again) == repr(kept)
+        assert weights is not None
+        assert recomputed is not None
+        assert same(weights, recomputed)
 
 
 ALIKE = [scored([1.0, -1.0], [4, 6], ordinal=n) for n in (0, 0, 0, 0, 1)]

@@ -80,6 +80,9 @@ class Abacus:
         model = {"weight": self.weight, "seen": self.seen}
         return {"model": model, "optimizer": {"momentum": self.momentum}, "base_lr": self.base_lr}
 
+    def stage(self, state: Mapping[str, Any]) -> None:
+        pass
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.weight, self.seen = state["model"]["weight"].clone(), state["model"]["seen"].clone()
         self.momentum, self.base_lr = state["optimizer"]["momentum"].clone(), state["base_lr"]

@@ -11,7 +11,7 @@ from controlplane.contract.rundir import RunDir, read_lines
 from tests.trainer.conftest import MICRO, Script
 from trainer.loop import Loop
 from trainer.recipe import Recipe
-from trainer.stopwatch import device_seconds
+from trainer.stopwatch import Devices, device_seconds
 
 OVERLAP = {**MICRO, "rollout": {"slots": 16, "overlap": True}}
 
@@ -72,5 +72,6 @@ def test_a_batch_is_generated_while_the_learner_trains(
 
 def test_both_pools_hold_their_devices_throughout_with_overlap() -> None:
     lap = {Phase.generating: 3.0, Phase.training: 1.0, Phase.evaluating: 2.0, Phase.idle: 5.0}
-    assert device_seconds(lap, 2) == {"generator": 6.0, "learner": 2.0, "evaluator": 4.0}
-    assert device_seconds(lap, 2, overlap=True) == {"generator": 8.0, "learner": 8.0, "evaluator": 8.0}
+    assert device_seconds(lap, Devices(2, 2)) == {"generator": 6.0, "learner": 2.0, "evaluator": 4.0}
+    assert device_seconds(lap, Devices(2, 2, "paced")) == {"generator": 8.0, "learner": 8.0, "evaluator": 8.0}
+    assert device_seconds(lap, Devices(3, 1, "free")) == {"generator": 12.0, "learner": 4.0, "evaluator": 8.0}

@@ -242,6 +242,11 @@ def test_without_recomputation_the_learner_needs_far_more_and_less_time() -> Non
     assert kept.slow.learning.body == pytest.approx(again.slow.learning.body * 3 / 4)
 
 
+def test_a_recipe_that_keeps_activations_is_told_what_would_help() -> None:
+    notes = warnings(plan(RECIPE, EIGHT, H100, Split(16, 64), CORNERS, "ib400", False), None)
+    assert any("optimizer.recompute: true" in note for note in notes)
+
+
 def test_turns_take_the_sum_and_a_pipeline_the_longer_side() -> None:
     pipeline, turns = planned(), planned(changed(staleness={"mode": "ppo_off_policy"}))
     for corner in (pipeline.slow, pipeline.fast):

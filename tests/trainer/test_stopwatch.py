@@ -5,7 +5,7 @@ from itertools import count
 import pytest
 
 from controlplane.contract.documents import Phase
-from trainer.stopwatch import Stopwatch, utilization
+from trainer.stopwatch import Devices, Stopwatch, utilization
 
 
 def test_cpu_time_belongs_to_the_phase_in_which_it_was_used() -> None:
@@ -24,9 +24,9 @@ def test_cpu_time_belongs_to_the_phase_in_which_it_was_used() -> None:
     spend(4.0, 0.0)
     lap = watch.lap()
     assert lap == {Phase.idle: 4.0, Phase.generating: 2.0, Phase.training: 4.0}
-    shares = utilization(lap, watch.busy, devices=2)
+    shares = utilization(lap, watch.busy, Devices(2, 2))
     assert shares == pytest.approx({"process": 9 / 20, "generator": 1 / 4, "learner": 1.0})
-    assert utilization(lap, watch.busy, devices=1, overlap=True) == pytest.approx({"process": 9 / 20})
+    assert utilization(lap, watch.busy, Devices(1, 1, "paced")) == pytest.approx({"process": 9 / 20})
     watch.lap()
     assert sum(watch.busy.values()) == 0.0
 
@@ -36,5 +36,5 @@ def test_a_role_that_did_nothing_has_no_utilization_and_neither_has_a_gpu_run() 
     watch = Stopwatch(clock=lambda: float(next(ticks)), cpu=None)
     watch.switch(Phase.training)
     lap = watch.lap()
-    assert utilization(lap, watch.busy, 1) == {}
-    assert "generator" not in utilization({Phase.training: 1.0}, {Phase.training: 0.5}, 1)
+    assert utilization(lap, watch.busy, Devices()) == {}
+    assert "generator" not in utilization({Phase.training: 1.0}, {Phase.training: 0.5}, Devices())

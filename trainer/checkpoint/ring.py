@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from trainer.checkpoint.shards import Shards
 from trainer.checkpoint.store import Content
 from trainer.rollout.collector import Flight
 
@@ -68,7 +69,9 @@ def _copied(content: Content) -> Content:
 
 
 def _tensors(tree: Any) -> Any:
-    """Deep copy, tensors in host memory."""
+    """Deep copy, tensors in host memory; shards copy themselves where they are."""
+    if isinstance(tree, Shards):
+        return tree.copied()
     if isinstance(tree, torch.Tensor):
         return tree.detach().to("cpu", copy=True)
     if isinstance(tree, Mapping):

@@ -2,6 +2,7 @@
 
     checkpoints/step-000100-b0/
       state.pt        tensors: model, optimizer
+      shards/         in place of it where the learner is sharded: written by all ranks, read by any number of them
       state.json      everything else: step (with it the position in the LR schedule), base LR, tunables, curriculum with
                       pass rates and trained prompts, compute account, pass-rate window, early stopping, forks
       health.json     fresh | good | bad, and the trial; replaced atomically, outside the digest
@@ -19,7 +20,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ import torch
 from controlplane.contract.documents import CheckpointState, Health
 from controlplane.contract.rundir import write_atomic
 from trainer.checkpoint.health import Score, Trial
+from trainer.checkpoint.shards import Shards, StoredShards
 
 Forks = Mapping[int, int]
 """Branch -> step at which it began. Branch 0 began at step 0 and has no entry."""
@@ -56,15 +59,24 @@ class Checkpoint:
 
     @property
     def size_bytes(self) -> int:
-        return sum(file.stat().st_size for file in self.path.iterdir())
+        return sum(file.stat().st_size for file in _files(self.path))
 
 
 @dataclass(frozen=True)
 class Content:
-    """What a checkpoint holds. `tensors` must be loadable with weights only; `values` must be JSON."""
+    """What a checkpoint holds. `tensors` must be loadable with weights only, or `Shards`; `values` must be JSON."""
 
     tensors: Mapping[str, Any]
     values: Mapping[str, Any]
+
+
+def manifest_of(path: Path) -> dict[str, Any] | None:
+    """What a checkpoint says of itself; None where there is no whole one. Changes nothing: any process may ask."""
+    try:
+        manifest: dict[str, Any] = json.loads((path / "manifest.json").read_bytes())
+        return manifest if {"step", "branch", "version", "digest", "score", "files"} <= manifest.keys() else None
+    except (OSError, ValueError, AttributeError):
+        return None
 
 
 def abandoned(step: int, branch: int, forks: Forks) -> bool:
@@ -91,12 +103,9 @@ class CheckpointStore:
         """Every checkpoint with a manifest, oldest first by (branch, step)."""
         found = []
         for path in self._root.glob("step-*"):
-            try:
-                manifest = json.loads((path / "manifest.json").read_bytes())
+            if (manifest := manifest_of(path)) is not None:
                 fields = {name: manifest[name] for name in ("step", "branch", "version", "digest", "score")}
                 found.append(Checkpoint(path, **fields))
-            except (OSError, ValueError, KeyError):
-                continue
         return sorted(found, key=lambda checkpoint: (checkpoint.branch, checkpoint.step))
 
     def states(self) -> tuple[CheckpointState, ...]:
@@ -148,12 +157,14 @@ class CheckpointStore:
 
     def valid(self, checkpoint: Checkpoint) -> bool:
         """Whether every file still has the checksum of the manifest, and the manifest the digest of its checksums."""
-        try:
-            files = json.loads((checkpoint.path / "manifest.json").read_bytes())["files"]
-            same = all(_sha256(checkpoint.path / name) == expected for name, expected in files.items())
-        except (OSError, ValueError, KeyError):
+        manifest = manifest_of(checkpoint.path)
+        if manifest is None:
             return False
-        return same and _digest(files) == checkpoint.digest
+        files = manifest["files"]
+        try:
+            return _sums(checkpoint.path, files) == files and _digest(files) == checkpoint.digest
+        except (OSError, ValueError):
+            return False
 
     def load(self, checkpoint: Checkpoint) -> Content:
         """Read a checkpoint after checking its digest.
@@ -163,8 +174,11 @@ class CheckpointStore:
         """
         if not self.valid(checkpoint):
             raise CheckpointError(f"{checkpoint.path.name} does not match its digest")
-        tensors = torch.load(checkpoint.path / "state.pt", map_location="cpu", weights_only=True)
-        return Content(tensors, json.loads((checkpoint.path / "state.json").read_bytes()))
+        tensors: dict[str, Any] = {}
+        if (checkpoint.path / "state.pt").exists():
+            tensors = torch.load(checkpoint.path / "state.pt", map_location="cpu", weights_only=True)
+        shards = {path.name: StoredShards(path) for path in checkpoint.path.iterdir() if path.is_dir()}
+        return Content({**tensors, **shards}, json.loads((checkpoint.path / "state.json").read_bytes()))
 
     def newest(self) -> Checkpoint | None:
         """The checkpoint to resume from: newest by (branch, step) that is not bad and whose digest matches."""
@@ -230,20 +244,35 @@ class CheckpointStore:
 
 def _write(directory: Path, content: Content, trial: Trial, manifest: Mapping[str, Any]) -> str:
     """Write every file of a checkpoint and see that it is on disk; returns the digest."""
-    torch.save(dict(content.tensors), directory / "state.pt")
+    shards = {name: part for name, part in content.tensors.items() if isinstance(part, Shards)}
+    for name, part in shards.items():
+        (directory / name).mkdir()
+        part.write(directory / name)
+    if tensors := {name: part for name, part in content.tensors.items() if name not in shards}:
+        torch.save(tensors, directory / "state.pt")
     (directory / "state.json").write_text(json.dumps(content.values))
-    sums = {name: _sha256(directory / name) for name in ("state.json", "state.pt")}
+    sums = _sums(directory, sorted(str(file.relative_to(directory)) for file in _files(directory)))
     digest = _digest(sums)
     write_atomic(directory / "health.json", _health_json(Health.fresh, trial))
     (directory / "manifest.json").write_text(json.dumps({**manifest, "digest": digest, "files": sums}, indent=1))
-    for file in directory.iterdir():
-        _fsync(file)
-    _fsync(directory)
+    for path in (*_files(directory), *(directory / name for name in shards), directory):
+        _fsync(path)
     return digest
+
+
+def _files(directory: Path) -> list[Path]:
+    return [path for path in directory.rglob("*") if path.is_file()]
 
 
 def _health_json(health: Health, trial: Trial | None) -> str:
     return json.dumps({"health": health.value, "trial": asdict(trial) if trial else None})
+
+
+def _sums(directory: Path, names: Iterable[str]) -> dict[str, str]:
+    """SHA-256 of files; several at once, because shards are many and large."""
+    names = list(names)
+    with ThreadPoolExecutor(min(8, len(names))) as pool:
+        return dict(zip(names, pool.map(lambda name: _sha256(directory / name), names), strict=True))
 
 
 def _sha256(path: Path) -> str:

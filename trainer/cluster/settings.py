@@ -16,8 +16,8 @@ from trainer.settings import Part
 class Learners(Part):
     """Processes that hold the model's shards (FSDP2) and take the optimizer step together."""
 
-    ranks: int = Field(default=1, ge=1)
-    """Processes in the group."""
+    ranks: int = Field(default=1, ge=0)
+    """Processes in the group; 0: the driver learns itself, with `threads` of the recipe."""
     gpus: int | None = Field(default=None, ge=0, le=1)
     """GPUs of each; null: 1 where Ray has GPUs, else 0."""
     cpus: float = Field(default=1.0, gt=0)
@@ -82,8 +82,8 @@ class ClusterSpec(Part):
     gpus_per_node: int = Field(default=8, ge=1)
     """GPUs in one machine; a generator must fit into one."""
     weights: Path | None = None
-    """Directory for weights on their way to the generators, the same on all machines; null: shared memory where all
-    processes are on one machine, else `weights/` in the run directory, which then has to be on a shared file system."""
+    """Directory for weights on their way to the generators, the same on all machines; null: shared memory with a Ray
+    of our own, which is one machine; with `--address` it is `weights/` in the run directory, on a shared file system then."""
     restarts: Restarts = Restarts()
     deadlines: Deadlines = Deadlines()
 

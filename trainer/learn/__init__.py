@@ -51,4 +51,14 @@ class Learner(Protocol):
         """Everything that `load_state_dict` needs to go on bit-exactly."""
         ...
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+    def stage(self, state: Mapping[str, Any]) -> None:
+        """Whatever of `load_state_dict` may fail; changes nothing.
+
+        Raises:
+            CheckpointError: the state cannot be read, or not by this learner.
+        """
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put a state in force; it is staged first unless it is already."""
+        ...

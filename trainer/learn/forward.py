@@ -15,6 +15,7 @@ from torch import Tensor
 from trainer import decoder
 from trainer.learn import fp32_head
 from trainer.learn.batch import Batch
+from trainer.learn.recompute import recomputed
 from trainer.model import Model
 from trainer.settings import Precision
 
@@ -28,8 +29,11 @@ class Forward:
         precision: Precision,
         compiled: bool = False,
         run: Callable[..., Tensor] | None = None,
+        recompute: bool = False,
     ) -> None:
-        self._model, self._run = model, run
+        """`recompute` has no effect where `run` is given: whoever runs the layers decides."""
+        self._model = model
+        self._run = run or (recomputed(decoder.block) if recompute else None)
         self._autocast = precision.dtype == "bfloat16"
         self._dtype = torch.bfloat16 if self._autocast else torch.float32
         self._head = torch.float32 if precision.learner_head == "float32" else self._dtype
@@ -38,6 +42,9 @@ class Forward:
             self._padded = torch.compile(self._hugging_face, dynamic=True)
         elif not decoder.supports(model):
             self._padded = self._hugging_face
+            if recompute and run is None:
+                for layer in model.base_model.layers:
+                    layer.forward = recomputed(layer.forward)
 
     def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Log-probability and entropy (nats, no gradient), [T] each, in the order of `batch.carries`."""

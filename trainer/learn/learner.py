@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainer.checkpoint.store import CheckpointError
 from trainer.learn import LearnResult
 from trainer.learn.batch import Batch, assemble
 from trainer.learn.forward import Forward
@@ -52,9 +53,9 @@ _Columns = tuple[Tensor, Tensor]
 """Log-probability and entropy, [T] each."""
 
 
-class PlainLearner:
-    """Implements `Learner` in one process: model, optimizer and base learning rate. What another arrangement of the same
-    step changes - who the peers are, how the model is called, where the gradients lie - is in small methods (sharded.py)."""
+class BaseLearner:
+    """The step. Who the peers are, how the model is called, where weights and gradients lie and how they are saved is for
+    the arrangement: one process (below), or shards (sharded.py)."""
 
     def __init__(
         self,
@@ -88,7 +89,7 @@ class PlainLearner:
     def _prepare(self, model: Model, device: torch.device | str | None) -> tuple[Model, Callable[[Batch], _Columns]]:
         """The model with float32 weights where they are trained, and its forward pass."""
         model = model.float().to(device)
-        return model, Forward(model, self._precision, self._spec.compile)
+        return model, Forward(model, self._precision, self._spec.compile, recompute=self._spec.recompute)
 
     def step(self, step: int, groups: Sequence[ScoredGroup], tunables: Mapping[str, float]) -> LearnResult:
         """Train step number `step` (1, 2, ...) on a batch; the batch is normalised by its real counts.
@@ -138,16 +139,6 @@ class PlainLearner:
             trained_tokens=0 if skip else int(tokens),
         )
 
-    def state_dict(self) -> dict[str, Any]:
-        """Model, optimizer and base learning rate (a reference, not a copy)."""
-        return {"model": self.model.state_dict(), "optimizer": self._optimizer.state_dict(), "base_lr": self.base_lr}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Bit-exact inverse of `state_dict`."""
-        self.model.load_state_dict(state["model"])
-        self._optimizer.load_state_dict(state["optimizer"])
-        self.base_lr = state["base_lr"]
-
     def _clip(self) -> float:
         """Scale the gradients down to the largest norm; the norm they had."""
         return float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self._spec.clip_norm))
@@ -184,6 +175,32 @@ class PlainLearner:
             self._noise_scale.end(self._gradients(), halves[0][1], halves[1][1])
         loss, *columns = (torch.cat(column) for column in zip(*parts, strict=True))
         return _Pass(loss.sum(), *columns)
+
+
+class PlainLearner(BaseLearner):
+    """Implements `Learner` in one process: model, optimizer and base learning rate."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Model, optimizer and base learning rate (a reference, not a copy)."""
+        return {"model": self.model.state_dict(), "optimizer": self._optimizer.state_dict(), "base_lr": self.base_lr}
+
+    def stage(self, state: Mapping[str, Any]) -> None:
+        """Nothing to read: the state is in memory.
+
+        Raises:
+            CheckpointError: it is that of a sharded learner.
+        """
+        if "model" not in state:
+            raise CheckpointError(
+                "this checkpoint was written by the learner ranks of a cluster; go on with --cluster ray"
+            )
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Bit-exact inverse of `state_dict`."""
+        self.stage(state)
+        self.model.load_state_dict(state["model"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self.base_lr = state["base_lr"]
 
 
 def _nonfinite(**quantities: float) -> tuple[str, ...]:

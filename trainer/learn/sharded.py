@@ -37,8 +37,9 @@ from trainer import decoder
 from trainer.checkpoint.store import CheckpointError
 from trainer.learn.batch import Batch
 from trainer.learn.forward import Forward
-from trainer.learn.learner import PlainLearner
+from trainer.learn.learner import BaseLearner
 from trainer.learn.peers import ProcessGroupPeers
+from trainer.learn.recompute import recomputed
 from trainer.model import Model
 from trainer.settings import Loss, OptimizerSpec, Precision
 
@@ -54,8 +55,8 @@ def join(store: Any, rank: int, ranks: int, device: torch.device, timeout: timed
     dist.init_process_group(backend, store=store, rank=rank, world_size=ranks, timeout=timeout)
 
 
-class ShardedLearner(PlainLearner):
-    """`PlainLearner` on all ranks of the default process group; the same numbers up to the order of summation.
+class ShardedLearner(BaseLearner):
+    """The step of `PlainLearner` on all ranks of the default process group; the same numbers up to the order of summation.
 
     The state has three places: in force (on the device), kept (copies in host memory, by name) and on disk. A change of
     what is in force has two phases: `stage` brings the new state into host memory and may fail, with nothing changed;
@@ -92,6 +93,8 @@ class ShardedLearner(PlainLearner):
         for layer in _layers(model):
             if decoder.supports(model):
                 layer.forward = partial(decoder.block, layer)
+            if self._spec.recompute:  # inside of what FSDP gathers: it is there again when the second pass runs
+                layer.forward = recomputed(layer.forward)
             fully_shard(layer, mesh=mesh, mp_policy=policy)
         fully_shard(model, mesh=mesh, mp_policy=MixedPrecisionPolicy(cast_forward_inputs=False))
         for module in model.modules():
@@ -156,6 +159,11 @@ class ShardedLearner(PlainLearner):
         self._kept.pop(name, None)
 
     @property
+    def local_bytes(self) -> int:
+        """What this rank's part of the state takes; so much host memory a copy needs. Not collective."""
+        return sum(_local(tensor).nbytes for tensor in self._state().values())
+
+    @property
     def kept(self) -> frozenset[str]:
         """Copies in host memory."""
         return frozenset(self._kept)
@@ -206,14 +214,6 @@ class ShardedLearner(PlainLearner):
         self._kept.clear()
         gc.collect()
         dist.destroy_process_group()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Not here: no rank has it whole. `keep`, `write`, `stage` and `commit` take its place."""
-        raise NotImplementedError("a sharded learner has no state_dict; it writes its shards")
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Not here; see `state_dict`."""
-        raise NotImplementedError("a sharded learner has no load_state_dict; it stages and commits its shards")
 
     def _state(self) -> dict[str, Tensor]:
         """Every tensor of model and optimizer, by name: shards, and counters that are the same on every rank."""

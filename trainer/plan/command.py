@@ -41,7 +41,9 @@ def command(
         list[str] | None,
         typer.Option(metavar="NAME=VALUE", help="Override an assumption: mfu=0.35 or mfu=0.3..0.4. Repeatable."),
     ] = None,
-    recompute: Annotated[bool, typer.Option(help="Compute activations again in the backward pass.")] = True,
+    recompute: Annotated[
+        bool | None, typer.Option(help="Activations computed again, or kept; default: what the recipe says.")
+    ] = None,
     price: Annotated[float, typer.Option(min=0, help="Price of a GPU-hour, in any currency; 0: none.")] = 0.0,
     override: Annotated[
         list[str] | None,
@@ -64,7 +66,8 @@ def command(
             written.gpus_per_generator if written else smallest_generator(shape, card, dtype_of(chosen))
         )
         split = replace(written, gpus_per_generator=per) if written else split_of(gpus, learners, generators, per)
-        found, best = _planned(chosen, shape, card, split, gpus or 8, per, values, link, recompute)
+        again = chosen.optimizer.recompute if recompute is None else recompute
+        found, best = _planned(chosen, shape, card, split, gpus or 8, per, values, link, again)
     except FileError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(2) from None

@@ -28,6 +28,8 @@ def _learner(plan: Plan) -> Iterator[str]:
     tokens = micro_batch(spec, longest)
     if memory.total > room:
         yield f"DOES NOT FIT: a learner GPU needs {gib(memory.total)} of {gib(room)}"
+        if not plan.recompute:
+            yield "activations are kept; optimizer.recompute: true computes them again, with the same result"
         per_token = (memory.activations + memory.logits) / tokens
         left = room - memory.total + per_token * tokens
         if left < per_token * longest:

@@ -10,7 +10,7 @@ completions without a verdict count as failed, so that no prompt comes back for 
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -50,13 +50,14 @@ class Snapshots(Protocol):
 
 @dataclass(frozen=True)
 class Rename:
-    """Versions of one branch as seen from another: `source` is called `target`, and those before lie as far behind."""
+    """Versions of one branch as seen from another: `source` is called `target`, and those before lie as far behind.
+    Those after `source` are what was sampled since under names of their own, where both are the same branch."""
 
     source: Version
     target: Version
 
     def __call__(self, version: Version) -> Version:
-        if version.branch != self.source.branch:
+        if version.branch != self.source.branch or version.n > self.source.n:
             return version
         return Version(self.target.branch, version.n + self.target.n - self.source.n)
 
@@ -130,6 +131,12 @@ class Collector:
             self._generate(now, tunables, k, size)
             if not self._generator.inflight and not self._verification.groups and not self.buffer.free(now, k, size):
                 return
+
+    def alongside(self, now: Version, tunables: Mapping[str, float], done: Callable[[], bool]) -> None:
+        """Serve generators that go on by themselves, until the learner, which works elsewhere, is done."""
+        k, size = int(tunables["max_staleness"]), int(tunables["prompts_per_step"])
+        while not done():
+            self._generate(now, tunables, k, size)
 
     def _generate(self, now: Version, tunables: Mapping[str, float], k: int, size: int) -> None:
         """Admit what fits, one token step, and verdicts."""

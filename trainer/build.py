@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from controlplane.agent import Agent
+from controlplane.agent import Agent, Directive
 from controlplane.contract.rundir import RunDir, RunInfo, write_atomic
 from trainer.checkpoint.keeper import Keeper
 from trainer.checkpoint.store import CheckpointStore
@@ -105,8 +105,10 @@ def build(
     start: Path,
     say: Callable[[str], None] = lambda _: None,
     workers: "Callable[[Groundwork], Workers] | None" = None,
+    check: Callable[[Directive], str] = lambda _: "",
 ) -> Run:
-    """Assemble the run and start its agent. `start` is a directory with model and tokenizer."""
+    """Assemble the run and start its agent. `start` is a directory with model and tokenizer; `check` says what stands in
+    the way of a directive, beyond the guard rails."""
     info = identify(recipe, rundir)
     tracker = opened(recipe.log, info, recipe.model_dump(mode="json"), rundir.root / "log")
     agent = Agent(
@@ -118,11 +120,16 @@ def build(
         host=recipe.metrics.host,
         port=recipe.metrics.port,
         token_limit=recipe.length.max_new_tokens,
+        check=check,
     )
     # CPU time says how busy the devices are only where the devices are cores of this process; the agent reads the GPUs itself.
     watch = Stopwatch(agent.phase) if device(recipe).type == "cpu" and not workers else Stopwatch(agent.phase, cpu=None)
     control = Logged(agent, tracker) if tracker else agent
-    loop = assemble(recipe, rundir, start, control, agent.values, watch, say, workers or in_process)
+    try:
+        loop = assemble(recipe, rundir, start, control, agent.values, watch, say, workers or in_process)
+    except BaseException:
+        agent.close()
+        raise
     return Run(loop, agent, tracker)
 
 

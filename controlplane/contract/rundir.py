@@ -112,6 +112,11 @@ class RunDir:
         return self.control / "observed.json"
 
     @property
+    def poison(self) -> Path:
+        """Why nobody may go on before a person has looked; there only after a rollback that broke half-way."""
+        return self.control / "poisoned.json"
+
+    @property
     def control_log(self) -> Path:
         return self.control / "control.jsonl"
 

@@ -17,6 +17,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+from controlplane.agent import Directive
 from controlplane.contract.rundir import RunDir, append_line, write_atomic
 from trainer.build import Groundwork, Run, Workers, build, identify
 from trainer.cluster import CannotStart, ClusterFailure
@@ -54,6 +55,7 @@ def drive(
         NoCluster: Ray cannot be reached or started.
         NoGenerators: too few generators, and no hope for more.
         LearnersGivenUp: the learners were lost too often.
+        Poisoned: a rollback broke while the ranks put it in force, and a person has to look.
     """
     spec = recipe.cluster
     identify(recipe, rundir)
@@ -115,7 +117,7 @@ class _Cluster:
     def _live(self) -> tuple[Run, str]:
         """From resuming to the end of the run, or to the loss of the learners."""
         try:
-            running = build(self._recipe, self._rundir, self._start, self._say, self._workers)
+            running = build(self._recipe, self._rundir, self._start, self._say, self._workers, self._vote)
         except (OSError, ValueError) as error:
             if self._running is None:
                 raise CannotStart(str(error)) from error
@@ -156,9 +158,12 @@ class _Cluster:
         pool = self._pool or self._start_pool(work)
         for book in pool.books.values():
             pool.abort(book)
-        self._learners = start_learners(work, self._gpus[0])
+        self._learners = start_learners(work, self._rundir, self._gpus[0])
         sync = FileSync(self._learners.export, pool, self._outbox)
         return Workers(self._learners.learner, pool.rollouts, pool.evaluation, sync, self._devices)
+
+    def _vote(self, directive: Directive) -> str:
+        return self._learners.vote(directive) if self._learners else ""
 
     def _start_pool(self, work: Groundwork) -> Pool:
         from trainer.cluster.ray_engine import RayEngine

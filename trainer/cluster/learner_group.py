@@ -35,6 +35,7 @@ from controlplane.contract.rundir import write_atomic
 from trainer.checkpoint.shards import StoredShards
 from trainer.checkpoint.store import CheckpointError
 from trainer.cluster.learner_worker import LOOPBACK, LearnerWorker, Taken
+from trainer.cluster.learners import LearnerLost, Limits, Poisoned
 from trainer.learn import LearnResult
 from trainer.recipe import Recipe
 from trainer.types import ScoredGroup
@@ -44,30 +45,6 @@ GRACE = 15.0
 """Seconds that the other ranks get to say something after one has failed: the first to fail is often not the cause."""
 PULSE = 5.0
 """Seconds within which a rank that is alive says so, whatever it computes."""
-
-
-class LearnerLost(RuntimeError):
-    """A rank is gone, has failed or is late, and with it the group. One sentence."""
-
-    def __init__(self, rank: int, doing: str, seconds: float, what: str) -> None:
-        super().__init__(f"learner rank {rank} {what} after {seconds:.1f} s of {doing}")
-        self.rank, self.doing, self.seconds = rank, doing, seconds
-
-
-class Poisoned(RuntimeError):
-    """An earlier restore broke in the middle, and nobody has looked at it yet. One sentence."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Deadlines, in seconds."""
-
-    start: float = 600.0
-    """From devices to ranks that have met and opened the model."""
-    work: float = 1800.0
-    """Of one step, save, load or export."""
-    vote: float = 30.0
-    """Of a vote between two steps."""
 
 
 class LearnerGroup:

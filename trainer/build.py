@@ -22,6 +22,8 @@ from trainer.logs.queue import LogQueue
 from trainer.logs.trackers import opened
 from trainer.loop import Loop
 from trainer.model import Tokenizer, load_model, load_tokenizer
+from trainer.probe import Launch
+from trainer.probe.helper import LocalProcess
 from trainer.recipe import Recipe
 from trainer.rollout.admission import admission
 from trainer.rollout.collector import Collector
@@ -97,6 +99,8 @@ class Workers:
     """The generator for evaluation."""
     sync: WeightSync
     devices: Devices
+    launch: Launch | None = None
+    """Starts a process that trains the arms of a probe beside the run; None where there is no room for one."""
 
 
 def build(
@@ -168,7 +172,8 @@ def in_process(work: Groundwork) -> Workers:
     generator, judge = generators(work)
     held = recipe.threads if place.type == "cpu" else 1
     devices = Devices(held, held, "paced" if recipe.rollout.overlap else "turns")
-    return Workers(learner, generator, judge, DirectSync(learner.model, generator), devices)
+    beside = LocalProcess(recipe, work.start)
+    return Workers(learner, generator, judge, DirectSync(learner.model, generator), devices, beside)
 
 
 def assemble(
@@ -228,6 +233,7 @@ def assemble(
         tunables=tunables,
         watch=watch,
         devices=mine.devices,
+        launch=mine.launch,
         say=say,
     )
 

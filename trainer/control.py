@@ -59,6 +59,8 @@ class ControlPoint:
     def pass_through(self) -> None:
         """Carry out what the agent hands over; while paused, ask again until told to go on."""
         while True:
+            if self.probing is not None:
+                self.probing.look()
             directive = self._control.boundary(self._boundary())
             if directive is not None:
                 self._carry_out(directive)
@@ -73,13 +75,14 @@ class ControlPoint:
         step, branch, compute = state.step, state.branch, state.compute
         if still is not None:  # an arm is in force; the run itself stands where `control` ended
             step, branch, compute = still.step, still.branch, still.compute
-        tunables = dict(still.tunables if still else self._session.tunables)
-        return BoundaryState(step, branch, compute, tunables, self._states(), phase, probe)
+        tunables = self.probing.tunables if self.probing else dict(self._session.tunables)
+        return BoundaryState(step, branch, compute, tunables, self._states(), phase, probe, still is not None)
 
     def _carry_out(self, directive: Directive) -> None:
         """Action first, then values; then say what is in force."""
         refusal, session = "", self._session
-        self._make_way(directive)
+        if self.probing is not None and not isinstance(directive.probe, Ruling):
+            self.probing.make_way(directive)
         match directive.action:
             case Action.rollback:
                 refusal = self._rollback(directive)
@@ -103,14 +106,6 @@ class ControlPoint:
         """Begin a probe, or take a ruling on the one under way. Returns why not."""
         assert self.probing is not None
         return (self.probing.begin if isinstance(directive.probe, Probe) else self.probing.rule)(directive)
-
-    def _make_way(self, directive: Directive) -> None:
-        """Anything but a ruling is meant for the run itself: a probe ends before it."""
-        if self.probing is None or not self.probing.probe_id or isinstance(directive.probe, Ruling):
-            return
-        if directive.action is Action.checkpoint and not directive.values and self.probing.standstill is None:
-            return  # saving what the run does anyway
-        self.probing.cancel(f"decision {directive.decision_id} is carried out on the run itself")
 
     def _rollback(self, directive: Directive) -> str:
         """Returns why not, with nothing changed; empty when done."""

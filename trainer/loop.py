@@ -29,7 +29,8 @@ from trainer.control import Control, ControlPoint
 from trainer.diary import Diary
 from trainer.evaluate import EvalResult
 from trainer.learn import Learner
-from trainer.probe import Probing
+from trainer.probe import Launch, Probing
+from trainer.probe.arms import Machine
 from trainer.recipe import Recipe
 from trainer.record import eval_report
 from trainer.rollback import Savepoints
@@ -60,8 +61,10 @@ class Loop:
         tunables: dict[str, float],
         watch: Stopwatch,
         devices: Devices | None = None,
+        launch: Launch | None = None,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
+        """`launch` starts a process that trains the arms of a probe beside the run; None where there is no room for one."""
         self.session = Session(learner, curriculum, collector, tunables)
         ring = SnapshotRing(recipe.checkpoint.snapshots)
         self.savepoints = Savepoints(self.session, keeper, ring, recipe.checkpoint.replay)
@@ -81,13 +84,12 @@ class Loop:
             self._diary,
             watch,
         )
+        self.machine = Machine(self.session, self.savepoints, self._stepper, watch)
         self._probing = Probing(
             rundir,
-            self.session,
-            self.savepoints,
-            self._stepper,
-            watch,
+            self.machine,
             planned_steps=recipe.steps,
+            launch=launch,
             record=self._record,
             settled=self._adopted,
             event=self._event,
@@ -121,13 +123,17 @@ class Loop:
             if self.savepoints.saved_step != self.state.step and not self.session.poisoned:
                 self._checkpoint()
         finally:
-            self._collector.close()
-            self._stepper.close()
+            self.close()
         if self._finished and not self.session.stopping:
             self._event("end")
             return "end"
         self._event("stop", reason=self.session.stopping)
         return "stop"
+
+    def close(self) -> None:
+        """Join the threads; for who takes steps without `run`."""
+        self._collector.close()
+        self._stepper.close()
 
     @property
     def _finished(self) -> bool:
@@ -141,6 +147,7 @@ class Loop:
 
     def _begin(self) -> None:
         found = self.savepoints.resume()
+        self._probing.recover()
         self._stepper.publish()
         if found is None:
             self._event("start", seed=self.recipe.seed)
@@ -157,6 +164,7 @@ class Loop:
     def _one_step(self) -> None:
         self._fire_faults(self.state.step + 1)
         self._follow_schedule(self.state.step + 1)
+        self._probing.before_step()
         stepped = self._stepper.step()
         if stepped is None:
             return

@@ -430,6 +430,7 @@ class Agent:
             checkpoints=state.checkpoints,
             phase=state.phase,
             probe=state.probe,
+            standing_still=state.standing_still,
         )
 
 

@@ -21,7 +21,9 @@ class BoundaryState:
     checkpoints: tuple[CheckpointState, ...] = ()
     phase: Phase = Phase.training
     probe: str = ""
-    """The probe that is under way. While arms other than the run itself are trained, everything else here stays as it was."""
+    """The probe that is under way."""
+    standing_still: bool = False
+    """Arms of it are trained in place of the run: everything else here stays as it was."""
 
 
 @dataclass(frozen=True)

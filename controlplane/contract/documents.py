@@ -127,11 +127,20 @@ CONTROL = "control"
 """The arm of a probe that goes on as the run would."""
 
 
-class Probe(_Document):
-    """Arms to train from the weights in force: same prompts, same sampling seeds, other tunables.
+class Design(StrEnum):
+    """Where the arms of a probe are trained. inline: in place of the run, one after the other; the run itself is the arm
+    `control` and goes first. spare: all of them in a second process, while the run goes on. switchback: the run itself takes
+    turns between `control` and the one other arm."""
 
-    Begins at the boundary at which it is applied. The run itself is the arm `control` and goes first; the others start
-    again where it started.
+    inline = "inline"
+    spare = "spare"
+    switchback = "switchback"
+
+
+class Probe(_Document):
+    """Arms to train with other tunables; inline and spare from the weights in force, with the same prompts and sampling seeds.
+
+    Begins at the boundary at which it is applied.
     """
 
     probe_id: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")
@@ -140,6 +149,9 @@ class Probe(_Document):
     """Arm -> what it sets; the trainer's guard rails hold for it too."""
     steps: int = Field(ge=1)
     """Optimiser steps of each arm."""
+    where: Design = Design.inline
+    segments: tuple[str, ...] = Field(default=(), max_length=64)
+    """Of a switchback alone: the arms in the order of their turns, all of the same length."""
     wait_seconds: float = Field(default=120.0, ge=0, allow_inf_nan=False)
     """Longest time that the trainer waits for the ruling once all arms have ended; then the run goes on as it was."""
 
@@ -151,6 +163,32 @@ class Probe(_Document):
             if not settings or settings.keys() - TUNABLES.keys():
                 raise ValueError(f"arm {arm!r} must set tunables; known are {', '.join(TUNABLES)}")
         return self
+
+    @model_validator(mode="after")
+    def _turns(self) -> "Probe":
+        if self.where is not Design.switchback:
+            if self.segments:
+                raise ValueError("only a switchback has segments")
+            return self
+        if len(self.arms) != 1:
+            raise ValueError("a switchback has one arm beside the control")
+        [arm] = self.arms
+        turns = [self.segments.count(name) for name in (CONTROL, arm)]
+        if sum(turns) != len(self.segments) or turns[0] != turns[1] or not turns[0] or self.steps % turns[0]:
+            raise ValueError(
+                "the segments of a switchback must name both arms equally often, and share out the steps evenly"
+            )
+        return self
+
+    @property
+    def segment_steps(self) -> int:
+        """Steps of one segment of a switchback."""
+        return self.steps * 2 // len(self.segments)
+
+    @property
+    def run_steps(self) -> int:
+        """Steps of the run itself between the beginning and the last step of any arm."""
+        return 2 * self.steps if self.where is Design.switchback else self.steps
 
 
 class Ruling(_Document):
@@ -270,6 +308,8 @@ class Observed(_Document):
     phase: Phase
     probe: str = ""
     """The probe that is under way; its record in the run directory has the rest."""
+    standing_still: bool = False
+    """Arms of the probe are trained in place of the run: step, branch, compute and tunables stay as they are meanwhile."""
 
     @property
     def finished(self) -> bool:

@@ -175,7 +175,7 @@ class Evaluator:
 
     def _stalled(self, config: Stall, snapshot: Snapshot) -> Finding:
         last = snapshot.metrics.get("rl_trainer_last_step_timestamp_seconds", nan)
-        if snapshot.observed is not None and snapshot.observed.probe:
+        if snapshot.observed is not None and snapshot.observed.standing_still:
             return Finding(Outcome.inconclusive, detail="arms of a probe are trained; the run stands still meanwhile")
         if not isfinite(last) or not self._step_seconds:
             return Finding(Outcome.inconclusive, detail="no step timed yet")

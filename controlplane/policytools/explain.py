@@ -143,9 +143,19 @@ def _frame(policy: Policy) -> Iterator[str]:
         who = (
             "when a person asks" if asked else f"when the target is missed with probability {tuning.miss_probability:g}"
         )
-        yield f"Probes {space} {who}: {tuning.arms} arms of {tuning.steps} steps, at most {tuning.max_probes} in a run."
+        yield (
+            f"Probes {space} {who}: {tuning.most_arms} arms of {tuning.steps} steps, at most {tuning.max_probes} in a run. "
+            f"{_WHERE[tuning.design]}"
+        )
     revert = "taken back if it did not help" if policy.verdict.revert else "never taken back by itself"
     yield f"Every action is judged after {policy.verdict.after_steps} steps; a change is {revert}."
+
+
+_WHERE = {
+    "inline": "Meanwhile the run waits: an arm that is adopted becomes the run, otherwise its time is lost.",
+    "spare": "A second process trains them while the run goes on; what is adopted is the value alone.",
+    "switchback": "The run itself takes turns between the two values; nothing is thrown away, and only large effects are found.",
+}
 
 
 def _rule(rule: Rule, policy: Policy, found: dict[str, Figures | None]) -> Iterator[str]:

@@ -12,6 +12,8 @@ of the marginal likelihoods with beta spread half-normally above the limit, and 
 martingale that starts at 1, so P(E_t >= 1/a at any t) <= a (Ville): one may look after every step and stop when one likes.
 Source: Hendriksen, de Heide, Gruenwald, "Optional stopping with Bayes factors" (2021). Whitening with a Cholesky factor is
 causal: row t uses d_1..t only, so one matrix product serves every t.
+
+One trajectory that takes turns (switchback.py) is the same with its own trend in the way, which the whitening takes out.
 """
 
 from dataclasses import dataclass
@@ -38,20 +40,37 @@ class Noise:
     wandering: float = 0.2
     """Standard deviation of one step of the wandering."""
 
-    def covariance(self, steps: int) -> Array:
-        """[steps, steps]; the wandering starts at zero before the first step."""
-        t = np.arange(1, steps + 1)
+    def covariance(self, places: tuple[int, ...]) -> Array:
+        """Between readings at these steps, from 1; the wandering starts at zero before the first step."""
+        t = np.array(places)
         lag, first = np.abs(t[:, None] - t), np.minimum(t[:, None], t)
         p = self.persistence
         grown = (1 - p ** (2 * first)) / (1 - p * p) if p < 1 else first.astype(float)
-        return np.asarray(np.eye(steps) + self.wandering**2 * p**lag * grown)
+        return np.asarray(np.eye(len(t)) + self.wandering**2 * p**lag * grown)
 
 
-@lru_cache(maxsize=64)
-def whitening(noise: Noise, steps: int) -> Array:
-    """Inverse of the Cholesky factor, [steps, steps], lower triangular."""
-    factor = np.linalg.cholesky(noise.covariance(steps))
-    return np.asarray(solve_triangular(factor, np.eye(steps), lower=True))
+@lru_cache(maxsize=256)
+def whitening(noise: Noise, places: tuple[int, ...], trend: int = 0, span: int = 1) -> Array:
+    """What makes independent noise of variance 1 out of readings at `places`: [readings - trend, readings]; row t uses no reading
+    after the t-th but `trend`.
+
+    With `trend` parameters (3: level, slope, curvature, over `span` steps) a polynomial of unknown size is taken out as well, by
+    recursive residuals: each reading against what those before it predict (Brown, Durbin, Evans, 1975).
+    """
+    white = np.asarray(solve_triangular(np.linalg.cholesky(noise.covariance(places)), np.eye(len(places)), lower=True))
+    if not trend:
+        return white
+    z = white @ np.vander(np.array(places) / span, trend, increasing=True)
+    rows = [_against_those_before(z, t) for t in range(trend, len(places))]
+    return np.asarray(np.stack(rows) @ white) if rows else np.zeros((0, len(places)))
+
+
+def _against_those_before(z: Array, t: int) -> Array:
+    """Weights of the recursive residual at reading `t` for regressors `z`."""
+    row = np.zeros(len(z))
+    row[:t] = -np.linalg.pinv(z[:t]).T @ z[t]
+    row[t] = 1.0
+    return row / np.linalg.norm(row)
 
 
 @dataclass(frozen=True)
@@ -65,8 +84,12 @@ class Sums:
     @classmethod
     def of(cls, x: Array, d: Array, noise: Noise) -> "Sums":
         """`x` and `d` of shape [..., steps], in units of the noise of a step."""
-        inverse = whitening(noise, d.shape[-1])
-        wx, wd = x @ inverse.T, d @ inverse.T
+        return cls.whitened(x, d, whitening(noise, tuple(range(1, d.shape[-1] + 1))))
+
+    @classmethod
+    def whitened(cls, x: Array, d: Array, white: Array) -> "Sums":
+        """The same with a matrix of `whitening`."""
+        wx, wd = x @ white.T, d @ white.T
         return cls(np.cumsum(wx * wx, -1), np.cumsum(wx * wd, -1), np.cumsum(wd * wd, -1))
 
     @property

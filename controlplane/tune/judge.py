@@ -19,9 +19,9 @@ from math import isfinite, log, sqrt
 import numpy as np
 from scipy.special import ndtr
 
-from controlplane.tune.evidence import Array, Noise, Sums, bound, log_evidence
+from controlplane.tune.evidence import Noise, Sums, bound, log_evidence
 from controlplane.tune.pairing import Paired
-from controlplane.tune.planner import crossing, information
+from controlplane.tune.planner import crossing
 
 DOUBT = 8.0
 """Steps of ordinary noise that an arm has to outweigh before it is given up: arms with shared seeds begin alike, and differences of
@@ -67,17 +67,10 @@ class ArmVerdict:
     reason: str
 
 
-def standardised(paired: Paired, terms: Terms) -> tuple[Array, Array, float]:
-    """x and d in units of the noise of a step, and that unit (the root mean square of the standard errors)."""
-    unit = float(np.sqrt(np.mean(paired.error**2)))
-    weight = unit / paired.error
-    return paired.t / terms.steps * weight, paired.difference / unit * weight, unit
-
-
 def judge(arms: Mapping[str, Paired], terms: Terms) -> dict[str, ArmVerdict]:
     """The verdict on each arm from its steps so far. `arms` names all arms of the probe, also those that have no step yet."""
     sums = {name: _sums(paired, terms) for name, paired in arms.items()}
-    found = {name: _evidence(summed, len(arms[name]), terms) for name, summed in sums.items()}
+    found = {name: _evidence(summed, terms) for name, summed in sums.items()}
     alpha = 1 - terms.confidence
     needed = _needed(found, alpha)
     return {name: _verdict(arms[name], sums[name], found[name], needed[name], terms) for name in arms}
@@ -92,11 +85,11 @@ def winner(verdicts: Mapping[str, ArmVerdict]) -> str | None:
 def _sums(paired: Paired, terms: Terms) -> tuple[Sums, float] | None:
     if not len(paired):
         return None
-    x, d, unit = standardised(paired, terms)
-    return Sums.of(x, d, terms.noise), unit
+    sums = paired.sums(terms.steps, terms.noise)
+    return (sums, paired.unit) if sums.xx.size and sums.xx[-1] > 0 else None
 
 
-def _evidence(summed: tuple[Sums, float] | None, steps: int, terms: Terms) -> float:
+def _evidence(summed: tuple[Sums, float] | None, terms: Terms) -> float:
     """The largest evidence so far: once proved, proved."""
     if summed is None:
         return 0.0
@@ -120,13 +113,13 @@ def _verdict(
     if summed is None:
         return ArmVerdict(Outcome.undecided, 0.0, -1.0, 1.0, 0.0, needed, 0, "no step yet")
     sums, unit = summed
-    steps = int(paired.t[-1])
+    steps, rows = paired.done, sums.xx.shape[-1]
     # Each bound at the level of the arm, so that an interval above the smallest effect and "adopt" are the same thing.
-    level, seen = float(np.exp(-needed)), len(paired) + int(DOUBT)
+    level, seen = float(np.exp(-needed)), rows + int(DOUBT)
     # Differences are in units of their standard errors, so DOUBT steps of noise have this sum of squares. They make no arm
     # look better: the lower bound does without.
     doubted = Sums(sums.xx, sums.xd, sums.dd + DOUBT)
-    low, high = bound(sums, len(paired), level, -1) * unit, bound(doubted, seen, level, +1) * unit
+    low, high = bound(sums, rows, level, -1) * unit, bound(doubted, seen, level, +1) * unit
     effect = float(sums.effect[-1]) * unit
 
     def say(outcome: Outcome, reason: str) -> ArmVerdict:
@@ -138,21 +131,21 @@ def _verdict(
     ceiling = bound(doubted, seen, terms.futility, +1) * unit
     if ceiling < terms.min_effect:
         return say(Outcome.reject, f"not better by {terms.min_effect:.3g}: at most {ceiling:.3g}")
-    if steps >= terms.steps:
+    if steps >= paired.planned(terms.steps):
         return say(
             Outcome.inconclusive, f"after all {steps} steps the effect may lie on either side of {terms.min_effect:.3g}"
         )
-    chance = _chance(doubted, seen, needed, terms, unit)
+    chance = _chance(doubted, seen, needed, paired.information(terms.steps, terms.noise), terms.min_effect / unit)
     if steps >= terms.settle and chance < terms.futility:
         return say(Outcome.inconclusive, f"the steps left would prove it with a probability of {chance:.0%} only")
     return say(Outcome.undecided, f"adopted in the end with a probability of {chance:.0%}")
 
 
-def _chance(sums: Sums, seen: int, needed: float, terms: Terms, unit: float) -> float:
-    """Probability that the arm is proved by the end, if its effect is spread as the steps so far say (predictive power)."""
+def _chance(sums: Sums, seen: int, needed: float, at_end: float, limit: float) -> float:
+    """Probability that the arm is proved by the end, when the information is `at_end`, if its effect is spread as the steps so far
+    say (predictive power)."""
     now = float(sums.xx[-1])
-    end = max(information(terms.steps, terms.noise), now)
-    limit = terms.min_effect / unit
+    end = max(at_end, now)
     rest = float(sums.dd[-1] - sums.xd[-1] ** 2 / now)
     scale = max(rest / max(seen - 1, 1), 1e-12)
     z = (float(sums.effect[-1]) - limit) * sqrt(end / scale)

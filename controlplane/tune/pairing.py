@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from controlplane.tune.evidence import Array
+from controlplane.tune.evidence import Array, Noise, Sums
+from controlplane.tune.planner import information
 
 MEMORY = 8
 """Steps over which the spread between prompts is smoothed; fewer are too noisy, and the spread changes slowly."""
@@ -44,6 +45,33 @@ class Paired:
 
     def __len__(self) -> int:
         return len(self.t)
+
+    @property
+    def unit(self) -> float:
+        """Noise of a step: root mean square of the standard errors."""
+        return float(np.sqrt(np.mean(self.error**2)))
+
+    @property
+    def done(self) -> int:
+        """Steps so far."""
+        return int(self.t[-1])
+
+    def planned(self, steps: int) -> int:
+        """Steps in all, where each arm has `steps`."""
+        return steps
+
+    def standardised(self, steps: int) -> tuple[Array, Array]:
+        """Share of the arm that has passed, and difference, each in units of the noise of its step."""
+        weight = self.unit / self.error
+        return self.t / steps * weight, self.difference / self.unit * weight
+
+    def sums(self, steps: int, noise: Noise) -> Sums:
+        """What the evidence needs."""
+        return Sums.of(*self.standardised(steps), noise)
+
+    def information(self, steps: int, noise: Noise) -> float:
+        """Inverse variance of the effect after all steps, in units of the noise of a step."""
+        return information(steps, noise)
 
 
 def results(lines: Iterable[Mapping[str, Any]], arm: str) -> list[PromptResult]:

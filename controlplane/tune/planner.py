@@ -61,7 +61,7 @@ def fixed_steps(slope: float, share: float, step_sd: float, alpha: float = 0.05,
 @lru_cache(maxsize=4096)
 def information(steps: int, noise: Noise) -> float:
     """Inverse variance of the estimated effect after all steps, in units of the noise of a step."""
-    whitened = whitening(noise, steps) @ (np.arange(1, steps + 1) / steps)
+    whitened = whitening(noise, tuple(range(1, steps + 1))) @ (np.arange(1, steps + 1) / steps)
     return float(whitened @ whitened)
 
 
@@ -117,7 +117,6 @@ def plan(
     return Plan(steps, reached, effect, arms * steps * step_device_seconds)
 
 
-def detectable(steps: int, step_sd: float, arms: int, confidence: float, power_: float, noise: Noise) -> float:
-    """The advantage by the end of a probe of `steps` steps that the judge adopts with probability `power_`."""
-    known = information(steps, noise)
+def detectable(known: float, step_sd: float, arms: int, confidence: float, power_: float) -> float:
+    """The advantage by the end of a probe that the judge adopts with probability `power_`; `known` is its information."""
     return float((crossing(known, log(arms / (1 - confidence))) + ndtri(power_)) * step_sd / sqrt(known))

@@ -12,8 +12,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from controlplane.contract.approvals import Order
-from controlplane.contract.documents import CONTROL, Action, Observed, Phase, Probe, Ruling, Setting
+from controlplane.contract.documents import CONTROL, Action, Design, Observed, Phase, Probe, Ruling, Setting
 from controlplane.contract.rundir import RunDir, read_lines
 from controlplane.decide import Decision, Judgement, Kind
 from controlplane.detect import Outcome as Alarm
@@ -22,17 +21,19 @@ from controlplane.policy.models import TUNING, Tuning
 from controlplane.snapshot import Snapshot, Wish
 from controlplane.tune.evidence import Noise
 from controlplane.tune.judge import ArmVerdict, Outcome, Terms, judge, winner
-from controlplane.tune.pairing import pair, results
-from controlplane.tune.planner import detectable
+from controlplane.tune.pairing import Paired, pair, results
+from controlplane.tune.planner import detectable, information
 from controlplane.tune.proposer import Proposer
+from controlplane.tune.reading import alarm, gain, running
 from controlplane.tune.space import Axis, axes
+from controlplane.tune.switchback import Turns, alternated, segments
+from controlplane.tune.switchback import information as of_turns
 from controlplane.tune.trials import Trial
+from controlplane.tune.trigger import Trigger
 
 log = logging.getLogger("tuner")
 
 RUNNING = "running"
-CUT_OFF = 0.2
-"""An arm whose share of truncated completions exceeds the control's by so much, three steps in a row, is stopped."""
 
 
 class Tuner:
@@ -112,7 +113,9 @@ class Tuner:
             ended = bool(record) and record[-1]["kind"] == "end"
             lost = observed.incarnation != waiting[0].incarnation or self._refused(probe_id, observed)
             if ended or lost:
-                found += self._results(waiting, record, "" if ended else "the trainer ended or refused the probe")
+                found += self._results(
+                    waiting, record, observed, "" if ended else "the trainer ended or refused the probe"
+                )
         return found
 
     def tell(self, trials: Sequence[Trial]) -> None:
@@ -123,16 +126,16 @@ class Tuner:
 
     # Begin
 
-    def _trigger(self, snapshot: Snapshot, observed: Observed) -> "_Trigger | None":
+    def _trigger(self, snapshot: Snapshot, observed: Observed) -> Trigger | None:
         """Why a probe should begin now; None if there is no reason, or something is in the way."""
         orders = (order for order in snapshot.orders if order.action == "probe")
         asked = next((order for order in orders if order.order_id not in self._orders), None)
         if Action.probe not in observed.actions or self._unfinished:
             return None
-        if observed.step + self._tuning.steps > observed.planned_steps:
+        if observed.step + self._tuning.run_steps > observed.planned_steps:
             return None
         if asked is not None:
-            return _Trigger.of(asked, self._tuning)
+            return Trigger.of(asked, self._tuning)
         judgement, decision = self._judgement, self._decision
         if judgement is None or decision is None or judgement.stale or len(self._begun) >= self._tuning.max_probes:
             return None
@@ -146,16 +149,16 @@ class Tuner:
             if name in judgement.findings and judgement.findings[name].outcome is Alarm.breach
         ]
         if alarms:
-            return _Trigger(f"{alarms[0]} is in alarm", self._tuning.on_alarm[alarms[0]], unstable=True)
+            return Trigger(f"{alarms[0]} is in alarm", self._tuning.on_alarm[alarms[0]], unstable=True)
         forecast = judgement.forecast
         if forecast is None or forecast.refused or forecast.target_probability is None:
             return None
         if 1 - forecast.target_probability < self._tuning.miss_probability:
             return None
         miss = f"the target of {forecast.target:g} is missed with probability {1 - forecast.target_probability:.2f}"
-        return _Trigger(miss, tuple(self._tuning.space))
+        return Trigger(miss, tuple(self._tuning.space))
 
-    def _proposal(self, observed: Observed, snapshot: Snapshot, trigger: "_Trigger") -> Wish | None:
+    def _proposal(self, observed: Observed, snapshot: Snapshot, trigger: Trigger) -> Wish | None:
         found = self._axes(observed, trigger)
         if not found:
             return None
@@ -164,7 +167,7 @@ class Tuner:
         settings: dict[str, dict[str, Setting]] = {}
         for axis in self._turns(found):
             taken = [t.relative for t in trials if t.tunable == axis.name]
-            if len(trials) == self._tuning.arms:
+            if len(trials) == self._tuning.most_arms:
                 break
             try:
                 number, relative, value = self._proposer.ask(axis, trigger.unstable, taken)
@@ -184,7 +187,7 @@ class Tuner:
                     relative=relative,
                     trigger=trigger.reason,
                     from_step=observed.step,
-                    until_step=observed.step + self._tuning.steps,
+                    until_step=observed.step + self._tuning.run_steps,
                     branch=observed.branch,
                     incarnation=observed.incarnation,
                     order_id=trigger.order_id,
@@ -193,16 +196,17 @@ class Tuner:
             )
         if not trials:
             return None
+        turns = segments(probe_id, trials[0].arm) if self._where is Design.switchback else ()
         return Wish(
             wish_id=f"{probe_id}/begin",
-            probe=Probe(probe_id=probe_id, arms=settings, steps=self._tuning.steps),
+            probe=Probe(probe_id=probe_id, arms=settings, steps=self._tuning.steps, where=self._where, segments=turns),
             asked_by=trigger.by,
             order_id=trigger.order_id,
             reason=f"{trigger.reason}; {self._promise(snapshot, observed, len(trials))}",
             trials=tuple(trial.model_dump() for trial in trials),
         )
 
-    def _axes(self, observed: Observed, trigger: "_Trigger") -> list[Axis]:
+    def _axes(self, observed: Observed, trigger: Trigger) -> list[Axis]:
         values = {n: s.value for n, s in observed.tunables.items() if s.capability == "runtime"}
         clamps = {
             n: (max(c.min, observed.tunables[n].min), min(c.max, observed.tunables[n].max))
@@ -216,7 +220,7 @@ class Tuner:
         """The tunables that were probed least come first; one probe is about one tunable, unless that has too few directions."""
         probed = [trial.tunable for trials in self._begun.values() for trial in trials]
         for axis in sorted(found, key=lambda axis: probed.count(axis.name)):
-            yield from [axis] * self._tuning.arms
+            yield from [axis] * self._tuning.most_arms
 
     def _promise(self, snapshot: Snapshot, observed: Observed, arms: int) -> str:
         """What the probe can detect, said before it begins."""
@@ -225,9 +229,34 @@ class Tuner:
         steps = snapshot.metrics.get("rl_trainer_steps_total", 0.0)
         if not steps or not samples:
             return f"{self._tuning.steps} steps per arm"
-        step_sd = (2 * max(rate * (1 - rate), 0.02) * steps / samples) ** 0.5
-        effect = detectable(self._tuning.steps, step_sd, arms, self._tuning.confidence, 0.8, _noise(self._tuning))
-        return f"{self._tuning.steps} steps per arm find an advantage of {effect:.3f} with probability 0.8"
+        spread, n = max(rate * (1 - rate), 0.02), samples / steps
+        if self._where is Design.switchback:  # prompts are not shared; at worst, their completions are all alike
+            prompts = observed.tunables["prompts_per_step"].value if "prompts_per_step" in observed.tunables else n
+            known, step_sd = (
+                of_turns(self._turns_of(segments("", "arm")), _noise(self._tuning)),
+                (spread / prompts) ** 0.5,
+            )
+        else:
+            known, step_sd = information(self._tuning.steps, _noise(self._tuning)), (2 * spread / n) ** 0.5
+        effect = detectable(known, step_sd, arms, self._tuning.confidence, 0.8)
+        return f"{self._tuning.steps} steps per arm find an advantage of {effect:.3f} with probability 0.8, {self._price(arms)}"
+
+    def _price(self, arms: int) -> str:
+        """What a probe gives up, whatever comes out."""
+        match self._where:
+            case Design.inline:
+                return f"and the run waits for {arms * self._tuning.steps} steps"
+            case Design.spare:
+                return f"for {(arms + 1) * self._tuning.steps} steps of spare capacity"
+            case Design.switchback:
+                return f"and {self._tuning.steps} steps of the run are taken with the other value"
+
+    @property
+    def _where(self) -> Design:
+        return Design(self._tuning.design)
+
+    def _turns_of(self, order: Sequence[str]) -> Turns:
+        return Turns(tuple(order), self._tuning.steps * 2 // len(order), self._tuning.washout)
 
     # Under way
 
@@ -250,10 +279,10 @@ class Tuner:
             reason = "; ".join(f"{arm}: {v.outcome.value} ({v.reason})" for arm, v in verdicts.items())
             return Wish(wish_id=f"{probe_id}/end", probe=Ruling(probe_id=probe_id, end=True), reason=reason)
         for trial in trials:
-            verdict, running = verdicts[trial.arm], _running(record) == trial.arm
+            verdict, now = verdicts[trial.arm], running(record) == trial.arm
             why = alarms.get(trial.arm, verdict.reason)
             hopeless = verdict.outcome in (Outcome.reject, Outcome.inconclusive) or trial.arm in alarms
-            if running and hopeless and verdict.steps < self._tuning.steps:
+            if now and hopeless and verdict.steps < self._tuning.run_steps:
                 stop = Ruling(probe_id=probe_id, stop=(trial.arm,))
                 return Wish(wish_id=f"{probe_id}/stop/{trial.arm}", probe=stop, reason=f"{trial.arm}: {why}")
         return None
@@ -263,32 +292,36 @@ class Tuner:
             wish_id=f"{probe_id}/adopt/{trial.arm}",
             probe=Ruling(probe_id=probe_id, adopt=trial.arm),
             set={trial.tunable: Setting(value=trial.value)},
-            from_step=trial.from_step,
+            from_step=trial.from_step if trial.design == Design.inline else None,  # elsewhere no new branch begins
             reason=f"{trial.arm} gained {verdict.effect:.3f} more ({verdict.low:.3f} to {verdict.high:.3f}) "
             f"in {verdict.steps} steps: {verdict.reason}",
             evidence={"effect": verdict.effect, "low": verdict.low, "high": verdict.high},
         )
 
     def _verdicts(self, trials: tuple[Trial, ...], record: list[dict[str, Any]]) -> dict[str, ArmVerdict]:
-        control = results(record, CONTROL)
         terms = Terms(
             steps=self._tuning.steps,
             min_effect=self._tuning.min_effect,
             confidence=self._tuning.confidence,
             noise=_noise(self._tuning),
         )
-        return judge({t.arm: pair(control, results(record, t.arm)) for t in trials}, terms)
+        return judge({t.arm: self._evidence(t, record) for t in trials}, terms)
+
+    def _evidence(self, trial: Trial, record: list[dict[str, Any]]) -> Paired:
+        if trial.design == Design.switchback:
+            return alternated(record, self._turns_of(segments(trial.probe_id, trial.arm)))
+        return pair(results(record, CONTROL), results(record, trial.arm))
 
     # Over
 
-    def _results(self, trials: list[Trial], record: list[dict[str, Any]], lost: str) -> list[Trial]:
+    def _results(self, trials: list[Trial], record: list[dict[str, Any]], observed: Observed, lost: str) -> list[Trial]:
         nothing: dict[str, Any] = {"outcome": CONTROL, "device_seconds": {}}
         end = record[-1] if record and record[-1]["kind"] == "end" else nothing
         verdicts = self._verdicts(self._begun[trials[0].probe_id], record)
-        gain = _gain(record)
+        gained = gain(record)
         done = []
         for trial in trials:
-            verdict, adopted = verdicts[trial.arm], end["outcome"] == trial.arm
+            verdict, adopted = verdicts[trial.arm], end["outcome"] == trial.arm and not self._undone(trial, observed)
             outcome = "adopt" if adopted else verdict.outcome.value
             reason = lost or alarm(record, trial.arm) or verdict.reason
             measured = verdict.steps > 0 and not lost and not alarm(record, trial.arm)
@@ -298,7 +331,7 @@ class Tuner:
                 "outcome": outcome if measured else "cancelled",
                 "reason": reason,
                 "steps": verdict.steps,
-                "gain": gain,
+                "gain": gained,
                 "device_seconds": float(end["device_seconds"].get(trial.arm, 0.0)),
                 "forecast_after": _forecast(self._judgement),
             }
@@ -306,6 +339,12 @@ class Tuner:
                 update |= {"effect": verdict.effect, "low": verdict.low, "high": verdict.high}
             done.append(trial.model_copy(update=update))
         return done
+
+    @staticmethod
+    def _undone(trial: Trial, observed: Observed) -> bool:
+        """The trainer ended between writing an adoption down and putting it in force: then it is not."""
+        now = observed.tunables.get(trial.tunable)
+        return observed.incarnation != trial.incarnation and now is not None and now.value != trial.value
 
     def _begin(self, trials: list[Trial]) -> None:
         for trial in trials:
@@ -327,54 +366,6 @@ class Tuner:
         if self._study is None:
             self._study = self._open_study()
         return self._study
-
-
-class _Trigger:
-    """Why, and what to try."""
-
-    def __init__(
-        self, reason: str, tunables: tuple[str, ...], unstable: bool = False, by: str = "", order_id: str = ""
-    ) -> None:
-        self.reason, self.tunables, self.unstable, self.by, self.order_id = reason, tunables, unstable, by, order_id
-
-    @classmethod
-    def of(cls, order: Order, tuning: Tuning) -> "_Trigger":
-        """A person's request."""
-        words = f"{order.by} asked for it" + (f": {order.reason}" if order.reason else "")
-        return cls(
-            words, (order.tunable,) if order.tunable else tuple(tuning.space), by=order.by, order_id=order.order_id
-        )
-
-
-def alarm(record: list[dict[str, Any]], arm: str) -> str:
-    """What went wrong in an arm, if anything: a non-finite step, or far more truncation than in the control."""
-    mine = [line for line in record if line["kind"] == "step" and line["arm"] == arm]
-    if any(line["skipped"] == "nonfinite" for line in mine):
-        return "a step was not finite"
-    usual = [line["truncated"] for line in record if line["kind"] == "step" and line["arm"] == CONTROL]
-    limit = (sum(usual) / len(usual) if usual else 0.0) + CUT_OFF
-    tail = [line["truncated"] for line in mine]
-    if any(min(tail[i : i + 3]) > limit for i in range(len(tail) - 2)):
-        return f"more than {limit:.0%} of its completions were cut off, three steps in a row"
-    return ""
-
-
-def _running(record: list[dict[str, Any]]) -> str:
-    return record[-1].get("arm", "") if record and record[-1]["kind"] == "step" else ""
-
-
-def _gain(record: list[dict[str, Any]]) -> float:
-    """What the control gained: the slope of its pass rate times its steps."""
-    rates: list[float] = [
-        sum(p[2] for p in line["prompts"]) / sum(p[3] for p in line["prompts"])
-        for line in record
-        if line["kind"] == "step" and line["arm"] == CONTROL
-    ]
-    n = len(rates)
-    if n < 2:
-        return 0.0
-    middle = (n - 1) / 2
-    return n * sum((i - middle) * rate for i, rate in enumerate(rates)) / sum((i - middle) ** 2 for i in range(n))
 
 
 def _noise(tuning: Tuning) -> Noise:

@@ -14,12 +14,13 @@ from typing import Any
 import torch
 
 from controlplane.contract.rundir import RunDir
-from tests.trainer.conftest import MICRO, Script
+from tests.trainer.conftest import MICRO
 from trainer.checkpoint.keeper import Keeper
 from trainer.checkpoint.store import CheckpointStore
 from trainer.evaluate import EvalResult
 from trainer.learn import LearnResult
 from trainer.loop import Loop
+from trainer.probe import Launch
 from trainer.recipe import Recipe
 from trainer.rollout.admission import admission
 from trainer.rollout.collector import Collector
@@ -28,7 +29,7 @@ from trainer.rollout.seeds import request_seed
 from trainer.stopwatch import Stopwatch
 from trainer.types import Completion, Group, GroupRequest, Prompt, ScoredGroup, Span, Verdict, Version
 
-PROMPTS, EPOCHS, SAMPLES, LONGEST = 10, 40, 2, 6
+PROMPTS, EPOCHS, SAMPLES, LONGEST = 10, 100, 2, 6
 
 
 class Decoder:
@@ -166,7 +167,9 @@ def recipe(**keys: Any) -> Recipe:
     return Recipe.model_validate(merged)
 
 
-def assemble(root: Path, spec: Recipe, control: Script, task: Parity | None = None, slots: int = 6) -> Loop:
+def assemble(
+    root: Path, spec: Recipe, control: Any, task: Parity | None = None, slots: int = 6, launch: Launch | None = None
+) -> Loop:
     """A process: call it again to resume."""
     rundir = RunDir(root)
     learner, generator, watch = Abacus(), Typist(slots), Stopwatch()
@@ -201,4 +204,5 @@ def assemble(root: Path, spec: Recipe, control: Script, task: Parity | None = No
         control=control,
         tunables=spec.tunables(),
         watch=watch,
+        launch=launch,
     )

@@ -265,3 +265,9 @@ def test_a_restored_buffer_decides_as_the_first_one_did_under_any_name_of_its_ve
             scored = group(request, item, since, world.now)
             world.buffer.finish(request, scored)
             copied.finish(request, ScoredGroup(item, renamed(scored.group, rename), scored.verdicts))
+
+
+def test_a_fork_on_the_same_branch_renames_what_was_sampled_before_it_and_nothing_after() -> None:
+    first, second = Rename(Version(0, 4), Version(0, 9)), Rename(Version(0, 12), Version(0, 20))
+    assert [first(Version(0, n)).n for n in (2, 4, 9, 11)] == [7, 9, 9, 11]
+    assert [second(first(Version(0, n))).n for n in (4, 9, 12, 20, 21)] == [17, 17, 20, 20, 21]

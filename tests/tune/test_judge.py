@@ -15,6 +15,10 @@ from controlplane.tune.planner import crossing, detectable, fixed_steps, informa
 TERMS = Terms(steps=60)
 
 
+def steps_to(n: int) -> tuple[int, ...]:
+    return tuple(range(1, n + 1))
+
+
 def paired(differences: np.ndarray, error: float = 0.04) -> Paired:
     n = len(differences)
     return Paired(np.arange(1.0, n + 1), differences, np.full(n, error), np.full(n, 16.0))
@@ -22,14 +26,14 @@ def paired(differences: np.ndarray, error: float = 0.04) -> Paired:
 
 def noisy(effect: float, seed: int, steps: int = 60, error: float = 0.04) -> np.ndarray:
     rng = np.random.default_rng(seed)
-    root = np.linalg.cholesky(Noise().covariance(steps))
+    root = np.linalg.cholesky(Noise().covariance(steps_to(steps)))
     return effect * np.arange(1, steps + 1) / 60 + error * root @ rng.standard_normal(steps)
 
 
 def test_evidence_starts_at_one_and_is_a_martingale_under_the_limit() -> None:
     rng = np.random.default_rng(0)
     x = np.arange(1, 9) / 30
-    d = rng.standard_normal((8_000, 8)) @ np.linalg.cholesky(Noise().covariance(8)).T
+    d = rng.standard_normal((8_000, 8)) @ np.linalg.cholesky(Noise().covariance(steps_to(8))).T
     e = np.exp(log_evidence(Sums.of(x, d, Noise()), 0.0))
     first = np.sort(np.unique(np.round(e[:, 0], 9)))  # one observation tells no more than a sign
     assert len(first) == 2
@@ -58,7 +62,7 @@ def test_optional_stopping_at_every_step_errs_in_at_most_one_probe_of_twenty() -
     rng = np.random.default_rng(3)
     x = np.arange(1, 41) / 40
     for noise in (Noise(0, 0), Noise()):
-        d = rng.standard_normal((800, 40)) @ np.linalg.cholesky(noise.covariance(40)).T
+        d = rng.standard_normal((800, 40)) @ np.linalg.cholesky(noise.covariance(steps_to(40))).T
         wrong = (log_evidence(Sums.of(x, d, Noise()), 0.0) >= math.log(20)).any(1).mean()
         assert wrong <= 0.05
 
@@ -179,7 +183,7 @@ def test_a_plan_promises_what_was_asked_for_and_costs_what_it_says() -> None:
 
 
 def test_what_a_probe_can_detect_is_what_it_has_the_power_for() -> None:
-    effect = detectable(60, 0.04, 2, 0.95, 0.8, Noise())
+    effect = detectable(information(60, Noise()), 0.04, 2, 0.95, 0.8)
     assert power(60, effect, 0.04, 2, 0.95, Noise()) == pytest.approx(0.8)
 
 

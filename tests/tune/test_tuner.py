@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("optuna", reason="the extra `tune` is not installed")
 
+import torch
 import yaml
 from optuna.trial import TrialState
 
@@ -28,6 +29,8 @@ from tests.trainer import rig
 from tests.trainer.conftest import Script
 from trainer.control import ACTIONS
 from trainer.loop import Loop
+from trainer.probe import helper
+from trainer.probe.record import Record
 from trainer.types import Prompt, Verdict
 
 POLICY = """
@@ -47,6 +50,15 @@ tuning:
   min_effect: 0.02
   noise: {persistence: 0.5, wandering: 0.1}
 """
+
+
+class Beside:
+    """A helper that has ended."""
+
+    def failed(self) -> str:
+        return ""
+
+    def stop(self) -> None: ...
 
 
 class House:
@@ -100,7 +112,16 @@ class House:
                 house.acks.append((directive, state, reason))
                 house.agent.acknowledge(directive, state, at_step, readback, reason)
 
-        self.loop: Loop = rig.assemble(root, self.spec, Control(), Task())
+        def beside(folder: Path) -> Beside:
+            """The spare process, here and at once."""
+            run, self.loop = self.loop, rig.assemble(folder, self.spec, helper.Deaf(), Task())
+            order = helper.Order.read(folder)
+            snapshot = torch.load(folder / "snapshot.pt", weights_only=False)
+            helper.train(self.loop.machine, order, snapshot, Record(folder.parent / order.record))
+            self.loop = run
+            return Beside()
+
+        self.loop: Loop = rig.assemble(root, self.spec, Control(), Task(), launch=beside)
 
     def begin_controller(self) -> Controller:
         journal = Journal(self.rundir.journal)
@@ -187,6 +208,33 @@ def test_a_person_asks_and_what_is_proved_better_is_adopted_and_guarded(tmp_path
     [verdict] = [d for d in house.decisions if d["kind"] == "verdict"]
     assert verdict["helped"] is True
     assert not list(house.rundir.said.glob("*.json"))  # the order is done with
+
+
+def test_beside_the_run_what_is_proved_better_is_adopted_without_a_new_branch(tmp_path: Path) -> None:
+    house = House(tmp_path / "run", higher_is_better, POLICY.replace("  space:", "  design: spare\n  space:"))
+    house.ask()
+    assert house.go() == "end"
+    assert house.loop.tunables["lr_scale"] == pytest.approx(1.5)
+    assert house.loop.state.branch == 0
+    [up] = [trial for trial in house.journal if trial["outcome"] == "adopt"]
+    assert (up["design"], up["low"] > 0.02) == ("spare", True)
+    [verdict] = [d for d in house.decisions if d["kind"] == "verdict"]
+    assert (verdict["purpose"], verdict["helped"]) == ("adopt", True)
+    assert replay(Journal(house.rundir.journal, read_only=True)).differences == ()
+
+
+def test_a_switchback_has_one_arm_and_leaves_the_values_as_they_were_where_nothing_is_proved(tmp_path: Path) -> None:
+    policy = POLICY.replace("  space:", "  design: switchback\n  washout: 1\n  space:")
+    house = House(tmp_path / "run", no_difference, policy, steps=60)
+    house.ask()
+    assert house.go() == "end"
+    assert (house.loop.tunables["lr_scale"], house.loop.state.branch) == (1.0, 0)
+    [trial] = house.journal
+    assert (trial["design"], trial["outcome"]) == ("switchback", "inconclusive")
+    assert trial["high"] - trial["low"] > 0.3  # no paired prompts, and the run's own progress taken out
+    steps = list(read_lines(house.rundir.steps))
+    assert {line["tunables"]["lr_scale"] for line in steps} == {1.0, 1.5}
+    assert replay(Journal(house.rundir.journal, read_only=True)).differences == ()
 
 
 def test_what_was_adopted_is_a_schedule_that_a_recipe_takes_and_a_run_follows(

@@ -19,6 +19,7 @@ import torch
 from trainer.checkpoint.shards import Shards
 from trainer.checkpoint.store import Content
 from trainer.rollout.collector import Flight
+from trainer.types import Version
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,11 @@ class Snapshot:
     def of(cls, digest: str, content: Content, flight: Flight | None) -> "Snapshot":
         """Copy a state that goes on changing."""
         return cls(digest, flight, _copied(content))
+
+    @property
+    def version(self) -> Version:
+        """Of the weights in it."""
+        return Version(*self._content.values["run"]["version"])
 
     def content(self) -> Content:
         """What the checkpoint holds, as a copy of its own: a learner may go on working in the tensors it is given."""

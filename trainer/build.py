@@ -31,6 +31,7 @@ from trainer.rollout.curriculum import Curriculum
 from trainer.rollout.generator import Generator
 from trainer.rollout.length import Interruption
 from trainer.rollout.torch_generator import TorchGenerator
+from trainer.rollout.vllm_async import AsyncEngine, AsyncVllmGenerator, Deadlines
 from trainer.rollout.vllm_engine import VllmEngine
 from trainer.rollout.vllm_generator import VllmGenerator
 from trainer.stopwatch import Devices, Stopwatch
@@ -144,15 +145,13 @@ def device(recipe: Recipe) -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def generators(work: Groundwork) -> tuple[Generator, Generator]:
-    """One for rollouts and one for evaluation; they share their weights."""
+def generators(work: Groundwork, gpus: int | None = None) -> tuple[Generator, Generator]:
+    """One for rollouts and one for evaluation; they share their weights. `gpus`: of this generator; None: no cluster."""
     recipe, start, interruption, end = work.recipe, work.start, work.interruption, work.end
     slots, judged = recipe.rollout.slots, recipe.evaluation.slots
     head = recipe.precision.generator_head
     if recipe.rollout.generator == "vllm":
-        room = work.longest + recipe.length.max_new_tokens
-        engine = VllmEngine(start, slots + judged, room, end, recipe.precision.dtype, head)
-        return VllmGenerator(engine, slots, interruption), VllmGenerator(engine, judged, interruption)
+        return _vllm_generators(work, gpus)
     dtype = torch.float32 if recipe.precision.dtype == "float32" else torch.bfloat16
     sampler = load_model(start).to(device(recipe), dtype)
     if head == "float32" and not sampler.config.tie_word_embeddings:
@@ -162,6 +161,30 @@ def generators(work: Groundwork) -> tuple[Generator, Generator]:
         TorchGenerator(sampler, slots, interruption, end, head=format),
         TorchGenerator(sampler, judged, interruption, end, head=format),
     )
+
+
+def _vllm_generators(work: Groundwork, gpus: int | None) -> tuple[Generator, Generator]:
+    recipe, interruption = work.recipe, work.interruption
+    slots, judged = recipe.rollout.slots, recipe.evaluation.slots
+    room = work.longest + recipe.length.max_new_tokens
+    dtype, head = recipe.precision.dtype, recipe.precision.generator_head
+    split = recipe.rollout.tensor_parallel_size or gpus or 1
+    if recipe.rollout.process == "same" or (recipe.rollout.process == "auto" and split == 1 and not gpus):
+        engine = VllmEngine(work.start, slots + judged, room, work.end, dtype, head)
+        return VllmGenerator(engine, slots, interruption), VllmGenerator(engine, judged, interruption)
+    limits = recipe.cluster.deadlines
+    other = AsyncEngine(
+        work.start,
+        slots + judged,
+        room,
+        work.end,
+        dtype,
+        head,
+        split,
+        threads=torch.get_num_threads() if device(recipe).type == "cpu" else None,
+        deadlines=Deadlines(start=limits.start, call=limits.abort, load=limits.load, stall=limits.hang),
+    )
+    return AsyncVllmGenerator(other, slots, interruption), AsyncVllmGenerator(other, judged, interruption)
 
 
 def in_process(work: Groundwork) -> Workers:

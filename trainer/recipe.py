@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 from pydantic import Field, model_validator
@@ -86,6 +86,13 @@ class Recipe(Part):
             raise Misplaced(("rollout", "slots"), "must be at least batch.samples_per_prompt, or no group can start")
         if self.evaluation.slots < self.evaluation.k:
             raise Misplaced(("evaluation", "slots"), "must be at least evaluation.k, or no group can start")
+        split, gpus = self.rollout.tensor_parallel_size, self.cluster.generators.gpus
+        if split is not None and gpus and split != gpus:
+            raise Misplaced(
+                ("rollout", "tensor_parallel_size"), f"must be cluster.generators.gpus, which is {gpus}, or null"
+            )
+        if self.rollout.process == "same" and (split or gpus or 1) > 1 and self.rollout.generator == "vllm":
+            raise Misplaced(("rollout", "process"), "must be own or auto where several GPUs share a model")
         if self.task.kind != "arithmetic" and isinstance(self.model, TinyModel):
             raise Misplaced(("model",), f"the {self.task.kind} task needs a model directory: give model.path")
         for name, value in self.tunables().items():
@@ -135,8 +142,13 @@ class Recipe(Part):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
     def digest(self) -> str:
-        """Hash that two recipes share which train alike: equal but for the sections in `FREE`."""
-        dumped = self.model_dump(mode="json", exclude={**dict.fromkeys(FREE, True), "model": {"shape"}})
+        """Hash that two recipes share which train alike: equal but for the sections in `FREE`, and where an engine works."""
+        left_out: Any = {
+            **dict.fromkeys(FREE, True),
+            "model": {"shape"},
+            "rollout": {"process", "tensor_parallel_size"},
+        }
+        dumped = self.model_dump(mode="json", exclude=left_out)
         return hashlib.sha256(json.dumps(dumped, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -142,7 +142,12 @@ class Rollout(Part):
     """How completions are sampled."""
 
     generator: Literal["torch", "vllm"] = "torch"
-    """torch: the batched sampler of this project. vllm: vLLM's engine in the same process."""
+    """torch: the batched sampler of this project. vllm: vLLM's engine."""
+    process: Literal["auto", "same", "own"] = "auto"
+    """vllm: whether its engine works in the process that asks it or in one of its own. auto: of its own on several GPUs,
+    and on a GPU of a cluster; else the same."""
+    tensor_parallel_size: int | None = Field(default=None, ge=1)
+    """vllm: GPUs that share the model of one generator. null: those that a generator has on a cluster, else 1."""
     temperature: float = Field(default=1.0, gt=0)
     """Softmax temperature of sampler and learner; a tunable."""
     overlap: bool = False

@@ -16,7 +16,7 @@ from torch import Tensor
 from tests.vllm.conftest import SLOTS
 from tests.vllm.test_generator import CLOSE, LONG, difference, drain, request, with_weights
 from trainer.rollout.length import Interruption
-from trainer.rollout.vllm_async import AsyncEngine, Deadlines
+from trainer.rollout.vllm_async import AsyncEngine, AsyncVllmGenerator, Deadlines
 from trainer.rollout.vllm_common import EngineError
 from trainer.rollout.vllm_generator import VllmGenerator
 from trainer.sync.files import write
@@ -39,8 +39,8 @@ def engine(shared: AsyncEngine, model: Any, numbers: Iterator[int]) -> Iterator[
 
 
 @pytest.fixture
-def generator(engine: AsyncEngine, interruption: Interruption) -> VllmGenerator:
-    return VllmGenerator(engine, SLOTS, interruption)
+def generator(engine: AsyncEngine, interruption: Interruption) -> AsyncVllmGenerator:
+    return AsyncVllmGenerator(engine, SLOTS, interruption)
 
 
 def until_every_request_has(engine: AsyncEngine, tokens: int, generator: VllmGenerator) -> None:
@@ -67,7 +67,7 @@ def test_it_decodes_in_another_process(engine: AsyncEngine) -> None:
 
 
 def test_completions_are_those_of_the_engine_in_this_process(
-    generator: VllmGenerator, model: Any, tokenizer: Any, interruption: Interruption, shared_engine: Any
+    generator: AsyncVllmGenerator, model: Any, tokenizer: Any, interruption: Interruption, shared_engine: Any
 ) -> None:
     shared_engine.load(model.state_dict(), generator._engine.version)
     inner = VllmGenerator(shared_engine, SLOTS, interruption)
@@ -83,7 +83,7 @@ def test_completions_are_those_of_the_engine_in_this_process(
 
 
 def test_an_update_in_flight_gives_two_spans_and_finite_ratios(
-    engine: AsyncEngine, generator: VllmGenerator, model: Any, other_weights: Mapping[str, Tensor], tokenizer: Any
+    engine: AsyncEngine, generator: AsyncVllmGenerator, model: Any, other_weights: Mapping[str, Tensor], tokenizer: Any
 ) -> None:
     old, new = engine.version, Version(1, engine.version.n + 1)
     generator.submit(request(tokenizer, 0, n=SLOTS, limit=200))
@@ -107,7 +107,7 @@ def test_an_update_in_flight_gives_two_spans_and_finite_ratios(
 
 
 def test_a_cached_prompt_does_not_outlive_its_weights(
-    generator: VllmGenerator, model: Any, other_weights: Mapping[str, Tensor], tokenizer: Any
+    generator: AsyncVllmGenerator, model: Any, other_weights: Mapping[str, Tensor], tokenizer: Any
 ) -> None:
     generator.submit(request(tokenizer, 0, text=LONG))
     (before,) = drain(generator)
@@ -120,7 +120,7 @@ def test_a_cached_prompt_does_not_outlive_its_weights(
 
 
 def test_a_prompt_that_waits_while_the_weights_change_is_read_by_the_new_ones(
-    engine: AsyncEngine, generator: VllmGenerator, model: Any, other_weights: Mapping[str, Tensor], tokenizer: Any
+    engine: AsyncEngine, generator: AsyncVllmGenerator, model: Any, other_weights: Mapping[str, Tensor], tokenizer: Any
 ) -> None:
     new = Version(2, engine.version.n + 1)
     for index in range(SLOTS):  # more prompt tokens than one step takes
@@ -137,7 +137,7 @@ def test_a_prompt_that_waits_while_the_weights_change_is_read_by_the_new_ones(
 
 def test_weights_of_a_file_are_taken_as_they_are(
     engine: AsyncEngine,
-    generator: VllmGenerator,
+    generator: AsyncVllmGenerator,
     model: Any,
     other_weights: Mapping[str, Tensor],
     tokenizer: Any,
@@ -187,7 +187,7 @@ def lacking(path: Path, digest: str) -> tuple[Path, str]:
 )
 def test_a_file_that_is_not_the_one_meant_is_refused_and_nothing_is_loaded(
     engine: AsyncEngine,
-    generator: VllmGenerator,
+    generator: AsyncVllmGenerator,
     model: Any,
     other_weights: Mapping[str, Tensor],
     tokenizer: Any,
@@ -214,7 +214,7 @@ def test_weights_that_lack_a_tensor_are_refused(engine: AsyncEngine, other_weigh
 
 
 def test_abort_forgets_everything_and_counts_what_it_threw_away(
-    engine: AsyncEngine, generator: VllmGenerator, tokenizer: Any
+    engine: AsyncEngine, generator: AsyncVllmGenerator, tokenizer: Any
 ) -> None:
     for index in range(8):
         generator.submit(request(tokenizer, index, limit=400, heat=0.01))
@@ -242,7 +242,7 @@ def test_two_generators_share_one_engine(engine: AsyncEngine, tokenizer: Any, in
 
 
 def test_progress_grows_while_tokens_come_though_nothing_ends(
-    engine: AsyncEngine, generator: VllmGenerator, tokenizer: Any
+    engine: AsyncEngine, generator: AsyncVllmGenerator, tokenizer: Any
 ) -> None:
     generator.submit(request(tokenizer, 0, n=1, limit=3500, heat=0.01))
     before, deadline = generator.progress, time.monotonic() + 20

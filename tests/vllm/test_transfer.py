@@ -19,8 +19,7 @@ from trainer.learn.sharded import ShardedLearner, join
 from trainer.model import make_tiny
 from trainer.rollout import vllm_async
 from trainer.rollout.length import Interruption
-from trainer.rollout.vllm_async import AsyncEngine
-from trainer.rollout.vllm_generator import VllmGenerator
+from trainer.rollout.vllm_async import AsyncEngine, AsyncVllmGenerator
 from trainer.settings import OptimizerSpec, TinyModel
 from trainer.sync.vllm_transfer import Sender, TransferError, _Client, source
 from trainer.types import Version
@@ -109,7 +108,7 @@ def test_weights_reach_every_worker_in_flight_by_vllms_own_transfer(
     fake.install()
     engine = AsyncEngine(directory, SLOTS, 512, tokenizer.eos_token_id, transfer="nccl")
     try:
-        generator = VllmGenerator(engine, SLOTS, interruption)
+        generator = AsyncVllmGenerator(engine, SLOTS, interruption)
         both = Both(engine)
         sender = Sender(learner, rank=0, ranks=1, device=torch.device("cpu"), packed=False, deadline=60.0)
         sender.open(both, "127.0.0.1", _free_port())

@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from trainer.cluster.engine import Harvest, Lane, Loaded, Weights, WeightsFile
-from trainer.rollout.generator import Generator
+from trainer.rollout.generator import Generator, LoadsFiles
 from trainer.sync import files
 from trainer.types import Group, GroupRequest, Version
 
@@ -65,13 +65,18 @@ class Decoder:
         """Read weights while tokens are made, then change them between two steps.
 
         Raises:
-            WeightsFileError: the file is not the one that was meant. The old weights stay.
+            WeightsFileError, ValueError: the file is not the one that was meant. The old weights stay.
         """
+        generator = self._generators["rollout"]
+        if isinstance(weights, WeightsFile) and isinstance(generator, LoadsFiles):
+            file = weights
+            self._do(lambda: generator.load_file(file.path, file.digest, version)).result()
+            return Loaded(version, file.digest)
         if isinstance(weights, WeightsFile):
             tensors, digest = files.read(weights.path, weights.digest), weights.digest
         else:
             tensors, digest = weights, ""
-        self._do(lambda: self._generators["rollout"].load(tensors, version)).result()
+        self._do(lambda: generator.load(tensors, version)).result()
         return Loaded(version, digest)
 
     def abort(self, lane: Lane, round: int) -> int:

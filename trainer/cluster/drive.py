@@ -27,7 +27,6 @@ from trainer.cluster.fleet import Fleet
 from trainer.cluster.learners import LearnerLost, Learners, start_learners
 from trainer.cluster.pool import Pool
 from trainer.cluster.ray_session import connected
-from trainer.cluster.settings import ClusterSpec
 from trainer.cluster.sync import FileSync, Outbox, parent_of
 from trainer.cluster.wanted import wanted
 from trainer.recipe import Recipe
@@ -88,7 +87,7 @@ class _Cluster:
     ) -> None:
         self._recipe, self._rundir, self._start, self._outbox = recipe, rundir, start, outbox
         self._say, self._follow = say, follow
-        self._gpus = _gpus(recipe.cluster)
+        self._gpus = _gpus(recipe)
         self._devices = _devices(recipe, *self._gpus)
         self._pool: Pool | None = None
         self._learners: Learners | None = None
@@ -190,13 +189,14 @@ class _Cluster:
         self._say(f"{event.replace('_', ' ')}: " + ", ".join(f"{key} {value}" for key, value in fields.items()))
 
 
-def _gpus(spec: ClusterSpec) -> tuple[int, int]:
+def _gpus(recipe: Recipe) -> tuple[int, int]:
     """GPUs of each learner and of each generator."""
     import ray
 
-    usual = 1 if ray.cluster_resources().get("GPU", 0) else 0
-    asked = (spec.learners.gpus, spec.generators.gpus)
-    return usual if asked[0] is None else asked[0], usual if asked[1] is None else asked[1]
+    there = bool(ray.cluster_resources().get("GPU", 0))
+    learners, generators = recipe.cluster.learners.gpus, recipe.cluster.generators.gpus
+    usual = int(there), (recipe.rollout.tensor_parallel_size or 1) if there else 0
+    return usual[0] if learners is None else learners, usual[1] if generators is None else generators
 
 
 def _unit(gpus: int, cpus: float) -> int:

@@ -20,7 +20,7 @@ from trainer.types import GroupRequest, Version
 class GeneratorActor:
     """A `Decoder` in a process of its own. `collect` waits in a thread of its own while notes are left for the decoder."""
 
-    def __init__(self, work: Any, threads: int) -> None:
+    def __init__(self, work: Any, threads: int, gpus: int) -> None:
         """`work`: the groundwork of the run."""
         import torch
 
@@ -28,7 +28,7 @@ class GeneratorActor:
         from trainer.cluster.decoding import Decoder
 
         torch.set_num_threads(threads)
-        rollout, judge = generators(work)
+        rollout, judge = generators(work, gpus)
         self._decoder = Decoder({"rollout": rollout, "evaluation": judge}, work.recipe.batch.samples_per_prompt)
 
     def where(self) -> dict[str, Any]:
@@ -64,7 +64,7 @@ class RayEngine:
             num_cpus=spec.cpus,
             num_gpus=gpus,
             scheduling_strategy=PlacementGroupSchedulingStrategy(self._group),
-        ).remote(work, spec.threads)
+        ).remote(work, spec.threads, gpus)
         self.ready: Future[Any] = awaited(self._actor.where.remote())
 
     def placed(self) -> bool:

@@ -21,13 +21,14 @@ import queue
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from torch import Tensor
 
+from trainer.rollout.length import Interruption
 from trainer.rollout.vllm_common import (
     BACKEND,
     EXTENSION,
@@ -44,6 +45,7 @@ from trainer.rollout.vllm_common import (
     prompt,
     sampling,
 )
+from trainer.rollout.vllm_generator import VllmGenerator
 from trainer.sync.files import write
 from trainer.types import Version
 
@@ -90,9 +92,11 @@ class AsyncEngine:
     Args:
         transfer: how weights arrive. With nccl and ipc the learner drives `join`, `begin_update`, `receive` and
             `end_update` (trainer.sync.vllm_transfer); `load` is for file alone.
+        threads: CPU threads of the engine core; None: those that the environment says.
 
     Raises:
         EngineError: vLLM is not installed, of another series, or does not start in time.
+        ValueError: the model is to be split on a machine without GPUs.
     """
 
     def __init__(
@@ -106,6 +110,7 @@ class AsyncEngine:
         tensor_parallel_size: int = 1,
         *,
         transfer: Transfer = "file",
+        threads: int | None = None,
         deadlines: Deadlines | None = None,
     ) -> None:
         setup = Setup(path, slots, length, end, dtype, head, tensor_parallel_size)
@@ -129,9 +134,14 @@ class AsyncEngine:
         }
         self._loop = _Loop()
         self._llm: Any = None
+        environment = {OWNER: str(os.getpid()), "VLLM_ENGINE_READY_TIMEOUT_S": str(math.ceil(self._deadlines.start))}
+        if threads is not None:
+            environment["OMP_NUM_THREADS"] = str(threads)
         try:
             # vLLM keeps the deadline by itself, and leaves no process behind.
-            self._llm = self._await("start", self._start(arguments), self._deadlines.start + self._deadlines.call)
+            with _environment(environment):
+                starting = self._start(arguments)
+                self._llm = self._await("start", starting, self._deadlines.start + self._deadlines.call)
             self._await("name its weights", self._name(), self._deadlines.call)
         except BaseException:
             self.close()
@@ -266,10 +276,8 @@ class AsyncEngine:
     # In the loop thread.
 
     async def _start(self, arguments: Mapping[str, Any]) -> Any:
-        os.environ[OWNER] = str(os.getpid())
         if self._transfer == "ipc":
             os.environ["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"  # CUDA handles reach our own child process pickled
-        os.environ["VLLM_ENGINE_READY_TIMEOUT_S"] = str(math.ceil(self._deadlines.start))
         module = importlib.import_module("vllm.v1.engine.async_llm")
         return module.AsyncLLM.from_engine_args(self._vllm.AsyncEngineArgs(**arguments))
 
@@ -371,6 +379,38 @@ class AsyncEngine:
 
     def _rl(self) -> Any:
         return importlib.import_module("vllm.distributed.weight_transfer.base")
+
+
+@contextlib.contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """What the processes started meanwhile find in their environment."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+class AsyncVllmGenerator(VllmGenerator):
+    """`VllmGenerator` over an engine in a process of its own, which maps new weights itself and decodes between two polls."""
+
+    def __init__(self, engine: AsyncEngine, slots: int, interruption: Interruption) -> None:
+        super().__init__(engine, slots, interruption)
+        self._own = engine
+
+    @property
+    def progress(self) -> int:
+        """Grows as long as tokens come; a `poll` may see none."""
+        return self._own.progress
+
+    def load_file(self, path: Path, digest: str, version: Version) -> None:
+        """Implements `LoadsFiles`."""
+        self._own.load_file(path, digest, version)
 
 
 class _Watch:

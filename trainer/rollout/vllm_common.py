@@ -78,11 +78,6 @@ class Engine(Protocol):
         """The weights in force."""
         ...
 
-    @property
-    def progress(self) -> int:
-        """Grows as long as tokens come."""
-        ...
-
     def add(
         self, prompt: tuple[int, ...], limit: int, temperature: float, seed: int, done: Callable[[Part], None]
     ) -> str:
@@ -102,15 +97,6 @@ class Engine(Protocol):
 
         Raises:
             ValueError: a tensor of the model is missing; nothing was loaded.
-            EngineError: vLLM failed.
-        """
-        ...
-
-    def load_file(self, path: Path, digest: str, version: Version) -> None:
-        """Decode under the weights of a file (trainer.sync.files) from the next token on.
-
-        Raises:
-            ValueError: the file is not the one of that digest, or lacks a tensor; nothing was loaded.
             EngineError: vLLM failed.
         """
         ...
@@ -142,12 +128,11 @@ class Setup:
         """Arguments of EngineArgs and of AsyncEngineArgs alike.
 
         Raises:
-            EngineError: the model is to be split on a machine without GPUs.
+            ValueError: the model is to be split on a machine without GPUs.
         """
         if on_cpu and self.tensor_parallel_size > 1:
-            raise EngineError(
-                f"tensor_parallel_size is {self.tensor_parallel_size}, and without a GPU it can only be 1: "
-                "vLLM's CPU engine is used in one piece here"
+            raise ValueError(
+                f"rollout.tensor_parallel_size is {self.tensor_parallel_size}, and without GPUs a model is not split: it must be 1"
             )
         config = AutoConfig.from_pretrained(self.path)
         room = max(self.slots * (self.length + BLOCK), int(config.max_position_embeddings) + BLOCK)

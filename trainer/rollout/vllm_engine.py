@@ -25,7 +25,6 @@ from trainer.rollout.vllm_common import (
     prompt,
     sampling,
 )
-from trainer.sync.files import WeightsFileError, read
 from trainer.types import Version
 
 __all__ = ["EngineError", "VllmEngine"]
@@ -51,8 +50,6 @@ class VllmEngine:
         self.slots = slots
         self.context = setup.context()
         self.version = Version(0, 0)
-        self.progress = 0
-        """Steps so far."""
         self._end = end
         self._names = setup.weight_names()
         self._asks: dict[str, Ask] = {}
@@ -81,7 +78,6 @@ class VllmEngine:
         """One token for every request that is decoding."""
         if not self._llm.has_unfinished_requests():
             raise EngineError(f"vLLM has lost {len(self._asks)} requests: it says that it has nothing to do")
-        self.progress += 1
         for output in self._guard("decode", self._llm.step):
             ask = self._asks.pop(output.request_id)
             del self._keys[output.request_id]
@@ -95,13 +91,6 @@ class VllmEngine:
         for key in [key for key in self._asks if not self._generated(key)]:
             self._withdraw(key)
             self._submit(key)
-
-    def load_file(self, path: Path, digest: str, version: Version) -> None:
-        try:
-            weights = read(path, digest)
-        except WeightsFileError as error:
-            raise ValueError(str(error)) from error
-        self.load(weights, version)
 
     def _submit(self, key: str) -> None:
         ask = self._asks[key]

@@ -13,7 +13,6 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from torch import Tensor
 
@@ -83,11 +82,6 @@ class VllmGenerator:
     def room(self) -> int:
         return self._capacity - len(self._drafts) - sum(request.n for request in self._queue)
 
-    @property
-    def progress(self) -> int:
-        """Grows as long as tokens come; an engine that decodes by itself may have none for a `poll`."""
-        return self._engine.progress
-
     def submit(self, request: GroupRequest) -> None:
         if request.n > self._capacity:
             raise ValueError(f"a group of {request.n} completions does not fit into {self._capacity} slots")
@@ -107,14 +101,6 @@ class VllmGenerator:
 
     def load(self, weights: Mapping[str, Tensor], version: Version) -> None:
         self._engine.load(weights, version)
-
-    def load_file(self, path: Path, digest: str, version: Version) -> None:
-        """`load` from a file, which is mapped by the process that decodes and proven by its digest there.
-
-        Raises:
-            ValueError: not the file of that digest, or a tensor is missing; nothing was loaded.
-        """
-        self._engine.load_file(path, digest, version)
 
     def abort(self) -> int:
         discarded = sum(len(c.tokens) for completions in self._partial.values() for c in completions.values())

@@ -1,11 +1,16 @@
-"""Two ranks for the whole session; and nobody sleeps while a fake clock goes on."""
+"""Two gloo ranks and one local Ray for the whole session; and nobody sleeps while a fake clock goes on."""
 
+import os
+import secrets
 from collections.abc import Iterator
 
 import pytest
 
+os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}  # read when Ray is imported
+
 import trainer.cluster.pool
 from tests.cluster.gloo import Ranks
+from trainer.cluster.ray_session import connected
 
 
 @pytest.fixture(scope="session")
@@ -13,6 +18,12 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
     pool = Ranks(2, tmp_path_factory.mktemp("gloo") / "store")
     yield pool
     pool.close()
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[None]:
+    with connected("", 8):
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -215,8 +215,8 @@ def room_on_rank_1(learner: ShardedLearner, size: int) -> None:
 class Run:
     """A run of the group's: what it published under which step, and what it was told."""
 
-    def __init__(self, groups: Groups, root: Path) -> None:
-        self.group, self.groups, self.rundir = groups.get(), groups, RunDir(root)
+    def __init__(self, groups: Groups, rundir: RunDir) -> None:
+        self.group, self.rundir = groups.get(), rundir
         self.published: dict[tuple[int, int], str] = {}
         self.loop: Loop
 
@@ -240,7 +240,7 @@ def test_a_rollback_in_same_mode_repeats_the_run_bit_for_bit_on_two_ranks(
     groups: Groups, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Arithmetic, "verify", even_sum_passes)
-    run, script = Run(groups, tmp_path / "run"), Script()
+    run, script = Run(groups, RunDir(tmp_path / "run")), Script()
 
     def back_to_2(state: BoundaryState) -> Directive | None:
         if (state.step, state.branch) != (6, 0):
@@ -279,7 +279,7 @@ def test_a_change_lands_on_the_same_step_of_both_ranks_and_one_that_refuses_is_e
     groups: Groups, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Arithmetic, "verify", even_sum_passes)
-    run = Run(groups, tmp_path / "run")
+    run = Run(groups, groups.rundir)  # where the ranks look for checkpoints
     recipe = RECIPE.model_copy(update={"steps": 100_000})
     (tmp_path / "meminfo").write_text("MemAvailable: 1 kB\n")
     ready = build(recipe, run.rundir, groups.start, workers=run.workers, check=run.group.vote)
@@ -385,31 +385,19 @@ def gone(pids: list[int]) -> bool:
     return False
 
 
-def test_a_rank_lost_while_a_state_is_put_in_force_poisons_the_run_until_a_person_removes_the_file(
+def test_a_rank_that_hangs_while_a_state_is_put_in_force_poisons_the_run_until_a_person_removes_the_file(
     groups: Groups,
 ) -> None:
     group = groups.get()
     copy = {"shards": group.keep(), "base_lr": 1e-3}
     train(group, 1, 1)
-    group.apply(die_on_rank_1, doing="a test")
+    pids = [pid for _, pid in group.processes]
+    group.stage(copy)
+    os.kill(pids[1], signal.SIGSTOP)
+    group._limits = replace(group._limits, work=1.0)
     error, _ = lost(group, lambda: group.load_state_dict(copy))
     assert (error.rank, error.doing) == (1, "putting a state in force")
-    with pytest.raises(Poisoned, match=rf"learner rank 1 died .* remove {groups.rundir.poison}"):
-        groups.new()
-    groups.rundir.poison.unlink()
-
-
-def die_on_rank_1(learner: ShardedLearner) -> None:
-    if learner._peers.rank == 1:
-        learner.commit = lambda: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign]
-
-
-def test_a_rank_that_hangs_is_named_after_the_deadline(groups: Groups) -> None:
-    group = groups.get()
-    group._limits = replace(group._limits, work=1.0)
-    pids = [pid for _, pid in group.processes]
-    os.kill(pids[0], signal.SIGSTOP)
-    error, _ = lost(group, lambda: train(group, 1, 1))
-    assert (error.rank, error.doing) == (0, "step 1")
     assert "was not done after" in str(error)
     assert gone(pids)
+    with pytest.raises(Poisoned, match=rf"learner rank 1 was not done .* remove {groups.rundir.poison}"):
+        groups.new()

@@ -1,116 +1,175 @@
-"""Does tuning help a badly set run, and harm a well set one? Real tiny runs: starts x arms x seeds, one after the other.
+"""Does tuning help a badly set run, and harm a well set one? Real tiny runs: starts x arms x seeds.
 
-Arms that exist: `none` (no controller) and `inline` (probes by a person's order at the steps of --ask-at, or when the forecast says
-so). Resumable: a run that has ended is not run again. Prints final held-out pass rate, compute to 0.85, and harm.
+    none         no controller                                      spare       ours, arms beside the run
+    inline       ours, arms in place of the run                     switchback  ours, turns inside the run
+    pbt, pb2     Ray Tune, a population of four                     optuna      TPE on live segments, the best is kept
 
-    python bench/tuning/compare.py OUT [--starts lr6low,tuned] [--arms none,inline] [--seeds 0] [--steps 120] [--ask-at 20,60]
+One JSON line per run goes to --out; a line that is there is not run again. Costs are counted in completions (lab.py). Reported are the
+held-out pass rate at equal wall-clock (the budget of the run without a controller) and at equal total compute (the same budget
+for everything together), the compute to 0.85, and harm: ending more than 0.01 below no controller.
+
+    python -m bench.tuning.compare run --out ROWS [--starts lr6low,tuned] [--arms none,inline] [--seeds 0] [--minutes 30]
+    python -m bench.tuning.compare summary --out ROWS [--picture FILE.png]
 """
 
 import argparse
-import getpass
-import signal
-import subprocess
-import sys
+import json
+import shutil
+import tempfile
 import time
+from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from controlplane.contract.approvals import Order
-from controlplane.contract.rundir import RunDir, read_lines
-from controlplane.post import say
+import numpy as np
 
-STARTS = {
-    "lr6low": {"optimizer.lr": "1.667e-5"},
-    "lr3low": {"optimizer.lr": "3.333e-5"},
-    "tuned": {},
-    "lr3high": {"optimizer.lr": "3e-4"},
-    "batch_small": {"batch.prompts_per_step": "4"},
-    "clip_tight": {"loss.ratio_max": "1.05"},
-}
-HARM = 0.01
-POLICY = Path(__file__).parent / "policy.yaml"
-RAILS = "{lr_scale: {min: 0.25, max: 8.0}, prompts_per_step: {min: 4, max: 64}}"
+from bench.tuning.lab import BUDGET, STARTS, Clock
+from controlplane.contract.rundir import append_line, read_lines
+
+ARMS = ("none", "inline", "spare", "switchback", "pbt", "pb2", "optuna")
+HARM, TARGET = 0.01, 0.85
+Row = dict[str, Any]
 
 
-def ended(run: Path) -> bool:
-    return any(event["event"] == "end" for event in read_lines(RunDir(run).events))
-
-
-def go(run: Path, start: str, arm: str, seed: int, steps: int, ask_at: list[int]) -> None:
-    """One run to its end; a controller beside it where the arm has one."""
-    keys = {
-        "seed": str(seed),
-        "steps": str(steps),
-        "guard_rails.bounds": RAILS,
-        "guard_rails.cooldown_steps": "0",
-        **STARTS[start],
-    }
-    scalerl = [sys.executable, "-m", "controlplane.cli"]
-    overrides = [part for key, value in keys.items() for part in ("--set", f"{key}={value}")]
-    run.mkdir(parents=True, exist_ok=True)
-    trainer = subprocess.Popen([*scalerl, "train", "tiny", "--run", str(run), "--quiet", *overrides])
-    controller = None
-    if arm == "inline":
-        log = (run / "controller.log").open("w")
-        command = [*scalerl, "control", str(run), "--policy", str(POLICY), "--interval", "0.5", "--record", "0"]
-        controller = subprocess.Popen(command, stderr=log)
-    asked: set[int] = set()
-    while trainer.poll() is None:
-        time.sleep(1.0)
-        step = max((line["step"] for line in read_lines(RunDir(run).steps)), default=0)
-        for due in ask_at if controller else ():
-            if step >= due and due not in asked:
-                asked.add(due)
-                order = Order(
-                    order_id=f"bench-{due}", action="probe", tunable="lr_scale", by=getpass.getuser(), at=time.time()
-                )
-                say(RunDir(run), order)
-    if controller is not None:
-        controller.send_signal(signal.SIGTERM)
-        controller.wait(30)
-    if trainer.returncode:
-        raise SystemExit(f"{run}: the trainer ended with {trainer.returncode}")
-
-
-def result(run: Path) -> dict[str, float]:
-    evals = list(read_lines(RunDir(run).evals))
-    branch = evals[-1]["branch"]
-    reached = [line["compute"] for line in evals if line["branch"] <= branch and line["pass_ratio"] >= 0.85]
-    spent = [line for path in RunDir(run).probes.glob("*.jsonl") for line in read_lines(path) if line["kind"] == "end"]
-    given_up = sum(s for line in spent for arm, s in line["device_seconds"].items() if arm != line["outcome"])
-    outcomes = ",".join(line["outcome"] for line in sorted(spent, key=lambda line: line["time"]))
+def row(start: str, arm: str, seed: int) -> Row:
+    """Run one combination in a folder that goes away."""
+    if arm in ("pbt", "pb2"):
+        from bench.tuning.rivals import run
+    else:
+        from bench.tuning.ours import run
+    clock, began = Clock(), time.monotonic()
+    root = Path(tempfile.mkdtemp(prefix="compare-"))
+    try:
+        costs, extra = run(root / "run", start, arm, seed)
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+    cpu = clock.seconds + extra.pop("cpu_members", 0.0)
+    key = {"start": start, "arm": arm, "seed": seed}
     return {
-        "final": evals[-1]["pass_ratio"],
-        "stderr": evals[-1]["pass_ratio_stderr"],
-        "compute": evals[-1]["compute"],
-        "given_up": given_up,
-        "to_085": reached[0] if reached else float("nan"),
-        "outcomes": outcomes,  # type: ignore[dict-item]
+        **key,
+        "curve": costs.curve,
+        "cpu_seconds": round(cpu, 1),
+        "seconds": round(time.monotonic() - began, 1),
+        **extra,
     }
+
+
+def at(curve: list[list[float]], axis: int, budget: float) -> float:
+    """Pass rate when `budget` completions were spent, between two evaluations on a straight line; the last one if it ended before."""
+    spent, rate = [point[axis] for point in curve], [point[3] for point in curve]
+    return float(np.interp(budget, spent, rate))
+
+
+def compute_to(curve: list[list[float]], axis: int) -> float:
+    """Completions until the target is reached for the first time; infinite where it is not."""
+    return next((point[axis] for point in curve if point[3] >= TARGET), float("inf"))
+
+
+def interval(values: list[float], seed: int = 0) -> tuple[float, float, float]:
+    """Mean and 90 % interval: a bootstrap over the seeds. One seed has no interval."""
+    drawn = np.random.default_rng(seed).choice(values, (2000, len(values))).mean(1)
+    return float(np.mean(values)), float(np.quantile(drawn, 0.05)), float(np.quantile(drawn, 0.95))
+
+
+def summary(rows: list[Row]) -> str:
+    """A table in Markdown, one line for each start and arm."""
+    found: dict[tuple[str, str], dict[int, Row]] = defaultdict(dict)
+    for each in rows:
+        found[each["start"], each["arm"]][each["seed"]] = each
+    lines = [
+        "| start | arm | seeds | at equal wall-clock | at equal total compute | total spent | to 0.85, wall / total | harmed | CPU s |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for start in STARTS:
+        for arm in ARMS:
+            if mine := found.get((start, arm)):
+                lines.append(_line(start, arm, list(mine.values()), found.get((start, "none"), {})))
+    return "\n".join(lines)
+
+
+def _line(start: str, arm: str, mine: list[Row], base: dict[int, Row]) -> str:
+    def said(values: list[float]) -> str:
+        mean, low, high = interval(values)
+        return f"{mean:.3f} ({low:.3f} to {high:.3f})" if len(values) > 1 else f"{mean:.3f}"
+
+    def reached(axis: int) -> str:
+        values = [compute_to(r["curve"], axis) for r in mine]
+        middle = float(np.median(values))
+        return f"{middle / BUDGET:.2f}" if np.isfinite(middle) else "never"
+
+    harmed = [
+        at(r["curve"], 0, BUDGET) < at(base[r["seed"]]["curve"], 0, BUDGET) - HARM for r in mine if r["seed"] in base
+    ]
+    spent = float(np.mean([r["curve"][-1][1] for r in mine])) / BUDGET
+    return (
+        f"| {start} | {arm} | {len(mine)} | {said([at(r['curve'], 0, BUDGET) for r in mine])} "
+        f"| {said([at(r['curve'], 1, BUDGET) for r in mine])} | {spent:.2f} | {reached(0)} / {reached(1)} "
+        f"| {'-' if arm == 'none' else f'{sum(harmed)} of {len(harmed)}'} | {np.mean([r['cpu_seconds'] for r in mine]):.0f} |"
+    )
+
+
+def picture(rows: list[Row], path: Path) -> None:
+    """Pass rate against completions of the run's own device, one panel for each start."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    starts = [start for start in STARTS if any(r["start"] == start for r in rows)]
+    figure, axes = plt.subplots(2, len(starts), figsize=(4.2 * len(starts), 6.4), squeeze=False, sharey=True)
+    for column, start in enumerate(starts):
+        for line, (axis, label) in enumerate(((0, "wall-clock"), (1, "total compute"))):
+            panel = axes[line][column]
+            for number, arm in enumerate(ARMS):
+                curves = [r["curve"] for r in rows if r["start"] == start and r["arm"] == arm]
+                if not curves:
+                    continue
+                x = np.linspace(0, BUDGET, 41)
+                y = [[at(curve, axis, spent) for spent in x] for curve in curves]
+                panel.plot(x / BUDGET, np.mean(y, axis=0), color=f"C{number}", label=arm, linewidth=2)
+                for one in y if len(y) > 1 else ():
+                    panel.plot(x / BUDGET, one, color=f"C{number}", linewidth=0.6, alpha=0.5)
+            panel.set_title(f"{start}, equal {label}")
+            panel.grid(alpha=0.3)
+            panel.set_xlabel("share of the budget")
+        axes[0][column].legend(fontsize=8, loc="lower right")
+    for panels in axes:
+        panels[0].set_ylabel("held-out pass rate")
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--starts", default="lr6low,tuned")
-    parser.add_argument("--arms", default="none,inline")
-    parser.add_argument("--seeds", default="0")
-    parser.add_argument("--steps", type=int, default=120)
-    parser.add_argument("--ask-at", default="20,60")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("run", "summary"))
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--starts", default=",".join(STARTS))
+    parser.add_argument("--arms", default=",".join(ARMS))
+    parser.add_argument("--seeds", default="0,1,2,3,4")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no run after so many minutes")
+    parser.add_argument("--picture", type=Path)
     options = parser.parse_args()
-    ask_at = [int(step) for step in options.ask_at.split(",") if step]
+    if options.what == "run":
+        until = time.monotonic() + 60 * options.minutes
+        _run(options, lambda: time.monotonic() < until)
+    rows = list(read_lines(options.out))
+    print(summary(rows))
+    if options.picture:
+        picture(rows, options.picture)
+
+
+def _run(options: argparse.Namespace, time_left: Callable[[], bool]) -> None:
+    done = {(r["start"], r["arm"], r["seed"]) for r in read_lines(options.out)}
     for seed in map(int, options.seeds.split(",")):
         for start in options.starts.split(","):
             for arm in options.arms.split(","):
-                run = options.out / f"{start}-{arm}-s{seed}"
-                if not ended(run):
-                    go(run, start, arm, seed, options.steps, ask_at)
-                r, base = result(run), options.out / f"{start}-none-s{seed}"
-                harmed = r["final"] < result(base)["final"] - HARM if arm != "none" and ended(base) else False
-                print(
-                    f"{start:12s} {arm:7s} seed {seed}: held-out {r['final']:.3f} +- {r['stderr']:.3f}, compute {r['compute']:.0f} "
-                    f"(and {r['given_up']:.0f} given up), to 0.85 {r['to_085']:.0f}, probes {r['outcomes'] or 'none'}{', HARMED' if harmed else ''}",
-                    flush=True,
-                )
+                if (start, arm, seed) in done or not time_left():
+                    continue
+                new = row(start, arm, seed)
+                append_line(options.out, new)
+                shown = {key: value for key, value in new.items() if key != "curve"}
+                print(json.dumps({**shown, "final": new["curve"][-1]}), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The HTTP transport, agent side: pulls the desired document by long poll, puts the observed one. Standard library only.
 
-A thread waits at the server, so that `fetch` never does; `publish` waits at most `timeout` in the courier's thread. Nothing
+A thread waits at the server, so that `fetch` never does; `publish` waits at most `timeout` in the courier's thread, and sends what
+is new in the records of probes along (shipping.py). Nothing
 here reaches the training loop: while the server is away the run goes on unchanged, requests back off to one in half a
 minute, and the newest observed document is delivered when it is back.
 """
@@ -18,6 +19,7 @@ from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 from controlplane.agent.mailbox import LARGEST_DOCUMENT, ensure_key
+from controlplane.agent.shipping import Shipper
 from controlplane.contract.rundir import RunDir, RunInfo
 
 log = logging.getLogger(__name__)
@@ -62,7 +64,8 @@ class HttpMailbox:
         self._registration = json.dumps({"info": info.model_dump(), "key": ensure_key(rundir).hex()})
         self._known = False
         self._tag = ""
-        self._backoff = _Backoff()
+        self._backoff, self._shipping = _Backoff(), _Backoff()
+        self._shipper = Shipper(rundir.probes, self._put_piece)
         self._thread: threading.Thread | None = None
         self._pulled: bytes | None = None
 
@@ -85,6 +88,27 @@ class HttpMailbox:
             self._backoff.failed(error)
             raise
         self._backoff.worked()
+        self._ship()
+
+    def _ship(self) -> None:
+        """Records of probes; while that fails, the documents go their way all the same."""
+        try:
+            self._shipping.hold()
+            self._shipper.ship()
+        except OSError as error:
+            if self._shipping.failed(error):
+                log.warning("control: records of probes cannot be sent: %s", error)
+        else:
+            self._shipping.worked()
+
+    def _put_piece(self, probe: str, at: int, piece: bytes) -> int:
+        status, _, body = self._request("PUT", f"/probes/{quote(probe, safe='')}?at={at}", piece, {204, 409})
+        if status == 204:
+            return at + len(piece)
+        try:
+            return int(json.loads(body)["length"])
+        except (ValueError, LookupError, TypeError):
+            raise OSError(f"{self._host}: {_error(body) or 'status 409'}") from None
 
     def _poll(self) -> None:
         backoff = _Backoff()
@@ -114,7 +138,7 @@ class HttpMailbox:
         self,
         method: str,
         path: str,
-        body: str | None,
+        body: str | bytes | None,
         expected: set[int],
         headers: Mapping[str, str] | None = None,
         wait: float = 0.0,

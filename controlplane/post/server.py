@@ -4,6 +4,7 @@
     GET  /v1/runs/{run}/desired     agent     long poll: `?wait=25`, `If-None-Match` with the last `ETag`; 304 when nothing came
     PUT  /v1/runs/{run}/observed    agent     the newest observed document
     GET  /v1/runs/{run}/observed    read      the same, for people and programs
+    PUT  /v1/runs/{run}/probes/{id} agent     whole lines of a probe's record, `?at=` the length that it has here; else 409 says it
     POST /v1/runs/{run}/approvals   approve   {decision_id, answer, reason}
     POST /v1/runs/{run}/orders      act       {action, reason}
 
@@ -31,6 +32,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from controlplane.agent import read_key
+from controlplane.agent.shipping import LARGEST_PIECE, LARGEST_RECORD
 from controlplane.contract.approvals import Approval, Order
 from controlplane.contract.documents import Observed
 from controlplane.contract.rundir import RunDir, RunInfo, write_atomic
@@ -44,6 +46,8 @@ LOOK_SECONDS = 0.1
 BODY_SECONDS = 10.0
 SMALL_BODY = 64 * 1024
 MOST_CONNECTIONS = 2000
+MOST_RECORDS = 1000
+_RECORD = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
 _RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -99,6 +103,7 @@ class Door:
                 Route(f"{run}/desired", self._for(Scope.agent, self._desired), methods=["GET"]),
                 Route(f"{run}/observed", self._for(Scope.agent, self._put_observed), methods=["PUT"]),
                 Route(f"{run}/observed", self._for(Scope.read, self._get_observed), methods=["GET"]),
+                Route(run + "/probes/{probe}", self._for(Scope.agent, self._put_record), methods=["PUT"]),
                 Route(f"{run}/approvals", self._for(Scope.approve, self._approve), methods=["POST"]),
                 Route(f"{run}/orders", self._for(Scope.act, self._order), methods=["POST"]),
             ]
@@ -198,6 +203,18 @@ class Door:
         await run_in_threadpool(write_atomic, self._dir(run).observed, observed.model_dump_json())
         return Response(status_code=204)
 
+    async def _put_record(self, request: Request, _: Token, run: str) -> Response:
+        probe, piece = request.path_params["probe"], await _body(request, LARGEST_PIECE)
+        at = request.query_params.get("at", "")
+        if not _RECORD.fullmatch(probe) or not at.isascii() or not at.isdigit() or len(at) > 12:
+            raise Refused(400, "probes: needs the id of a probe, and ?at= a number of bytes")
+        if piece and not piece.endswith(b"\n"):
+            raise Refused(400, "the body must be whole lines")
+        length = await run_in_threadpool(_append, self._dir(run).probes, f"{probe}.jsonl", int(at), piece)
+        if length != int(at):
+            return JSONResponse({"error": f"the record has {length} bytes here", "length": length}, 409)
+        return Response(status_code=204)
+
     # People and programs
 
     async def _get_observed(self, _request: Request, _: Token, run: str) -> Response:
@@ -281,6 +298,21 @@ async def _body(request: Request, most: int) -> bytes:
     except (TimeoutError, ClientDisconnect):
         raise Refused(408, f"the body did not come within {BODY_SECONDS:g} s") from None
     return bytes(body)
+
+
+def _append(folder: Path, name: str, at: int, piece: bytes) -> int:
+    """Append to a record if it is `at` bytes long; the length it had."""
+    with locked(folder):
+        path = folder / name
+        length = path.stat().st_size if path.exists() else 0
+        if length == at:
+            if length + len(piece) > LARGEST_RECORD:
+                raise Refused(413, f"the record of a probe may have {LARGEST_RECORD} bytes")
+            if not length and sum(1 for _ in folder.glob("*.jsonl")) >= MOST_RECORDS:
+                raise Refused(413, f"a run may have {MOST_RECORDS} probes")
+            with path.open("ab") as file:
+                file.write(piece)
+        return length
 
 
 def _wait(request: Request) -> float:

@@ -1,12 +1,15 @@
 """The study survives crashes, and nothing it says leaves trust region and clamps."""
 
 import math
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("optuna", reason="the extra `tune` is not installed")
 
+import psycopg
 from hypothesis import given
 from hypothesis import strategies as st
 from optuna.trial import TrialState
@@ -14,6 +17,7 @@ from optuna.trial import TrialState
 from controlplane.tune.proposer import METRIC, Proposer
 from controlplane.tune.space import LEAST_STEP, Axis, axes, directions
 from controlplane.tune.trials import Trial
+from tests.postgres import server
 
 LR = Axis("lr_scale", 1.0, 0.25, 4.0)
 
@@ -41,9 +45,28 @@ def trial(number: int, relative: float, **changes: object) -> Trial:
     return Trial.model_validate({**fields, **changes})
 
 
-@pytest.fixture(params=["sqlite", "journal"])
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[str]:
+    """A real server; it runs as somebody else, who must be let in, and sockets have short names."""
+    with tempfile.TemporaryDirectory(prefix="pg") as place:
+        Path(place).chmod(0o755)
+        with server(Path(place) / "server") as url:
+            yield url
+
+
+@pytest.fixture(params=["sqlite", "journal", "postgres"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "postgres":
+        return a_database(request.getfixturevalue("postgres"), request.node.name)
     return f"sqlite:///{tmp_path}/study.db" if request.param == "sqlite" else f"journal:{tmp_path}/study.log"
+
+
+def a_database(postgres: str, test: str) -> str:
+    """An empty database on the server, for one test."""
+    name = "".join(c if c.isalnum() else "_" for c in test.lower())[:40]
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}"')
+    return postgres.replace("/postgres?", f"/{name}?")
 
 
 @given(

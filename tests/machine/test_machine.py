@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from controlplane.contract.approvals import Approval, Order
-from controlplane.contract.documents import Desired, Health, Said, Setting
+from controlplane.contract.documents import Desired, Health, Observed, Said, Setting
 from controlplane.contract.rundir import write_atomic
-from controlplane.decide import Kind, Purpose
+from controlplane.decide import Decision, Kind, Purpose
 from controlplane.journal import EntryKind, Journal
 from controlplane.post import say
 from controlplane.replay import replay
@@ -66,13 +66,34 @@ class Machine(RuleBasedStateMachine):
         self.world.trainer.step()
         self._look(0)
 
+    @rule(times=st.integers(1, 2), lost=st.booleans())
+    def breaks_again_and_again(self, times: int, lost: bool) -> None:
+        """The same trouble, each time the run is on its feet again: what is limited comes to its limit. `lost`: the first
+        answer to it stays on the way."""
+        self.world.seats[-1].post.loses = lost
+        for _ in range(times):
+            self.world.trainer.inject(nan(self.world.trainer.step_number + 1))
+            for _ in range(5):
+                self.world.trainer.step()
+                self._look(0)
+
+    @rule(mode=st.sampled_from(("missing", "stale", "late", "late", "nan")), fault=st.sampled_from(("nan", "lr")))
+    def breaks_in_the_dark(self, mode: str, fault: str) -> None:
+        """The trouble comes while nobody sees the run as it is."""
+        at = self.world.trainer.step_number + 1
+        self.world.source.mode = mode
+        self.world.trainer.inject(nan(at, 2) if fault == "nan" else lr_fault(at, 8, 4))
+        for _ in range(3):
+            self.world.trainer.step()
+            self._look(0)
+
     # Looks
 
     @rule(which=st.integers(0, 2))
     def tick(self, which: int) -> None:
         self._look(which)
 
-    @rule(mode=st.sampled_from(("good", "good", "missing", "stale", "nan")))
+    @rule(mode=st.sampled_from(("good", "good", "good", "missing", "stale", "late", "nan")))
     def scrape(self, mode: str) -> None:
         self.world.source.mode = mode
 
@@ -114,9 +135,26 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.world.documents)
     @rule(data=st.data())
     def document_comes_again(self, data: st.DataObject) -> None:
-        document = data.draw(st.sampled_from(sorted(self.world.documents.values(), key=lambda d: d.decision_id)))
-        write_atomic(self.world.rundir.desired, document.model_dump_json())
-        self.world.trainer.step()
+        newest = sorted(self.world.documents.values(), key=lambda d: (-d.epoch, -d.generation, d.decision_id))
+        self.world.arrive(data.draw(st.sampled_from(newest)))
+
+    @precondition(lambda self: self.world.underway)
+    @rule(late=st.booleans())
+    def publication_arrives_after_all(self, late: bool) -> None:
+        document = self.world.underway.pop()
+        while late and self.world.trainer.step_number <= document.expires_at_step:
+            self.world.trainer.step()
+        self.world.documents.setdefault(document.decision_id, document)
+        self.world.arrive(document)
+
+    @rule()
+    def old_controller_writes_past_the_lease(self) -> None:
+        """It was between its look and its document when the next one took over; what it writes fits but for the epoch."""
+        seen, name = self.world.seen(), f"fenced-{len(self.forged)}"
+        if seen.epoch < 2:
+            return
+        self.forged.add(name)
+        self.world.arrive(self._document(seen, name, seen.epoch - 1).signed(self._key()))
 
     @rule(lost=st.booleans(), steps=st.integers(0, 2), data=st.data())
     def acknowledgement_is_late_or_lost(self, lost: bool, steps: int, data: st.DataObject) -> None:
@@ -158,11 +196,15 @@ class Machine(RuleBasedStateMachine):
             said = Said(run_uid=seen.run_uid, word=word).signed(key)
             write_atomic(self.world.rundir.said / f"{name}.json", said.model_dump_json())
             return
-        document = Desired(
+        self.world.arrive(self._document(seen, name, seen.epoch).signed(key))
+
+    def _document(self, seen: Observed, name: str, epoch: int) -> Desired:
+        """What would be applied now if it came from the right hand."""
+        return Desired(
             run_uid=seen.run_uid,
             incarnation=seen.incarnation,
-            epoch=seen.epoch,
-            generation=seen.applied_generation + 1,
+            epoch=epoch,
+            generation=seen.applied_generation + 100,
             base_generation=seen.applied_generation,
             decision_id=name,
             issued_at=0.0,
@@ -170,8 +212,6 @@ class Machine(RuleBasedStateMachine):
             set={"lr_scale": Setting(value=0.9)},
             reason="trust me",
         )
-        write_atomic(self.world.rundir.desired, document.signed(key).model_dump_json())
-        self.world.trainer.step()
 
     # What must hold
 
@@ -206,6 +246,26 @@ class Machine(RuleBasedStateMachine):
             assert any(before[name] != value for name, value in asked.items()), (before, asked)
 
     @invariant()
+    def no_rule_acts_more_often_than_it_may(self) -> None:
+        done = Counter(decision.rule for decision in self._applied() if decision.purpose is Purpose.answer)
+        for rule_ in POLICY.rules:
+            assert done[rule_.name] <= rule_.limits.max_per_run, (rule_.name, done)
+        assert done.total() <= POLICY.budget.max_actions
+
+    @invariant()
+    def a_lease_that_is_over_has_been_taken_back(self) -> None:
+        """Unless something newer holds the value, or a rollback has moved the steps that it counts in."""
+        answers = self.world.answers()
+        for index, each in enumerate(answers):
+            if each["lease"] is None or each["ack"]["state"] != "applied":
+                continue
+            later = answers[index + 1 :]
+            if any(one["after"] != one["before"] or one["action"] == "rollback" for one in later):
+                continue
+            step, until = self.world.trainer.step_number, each["lease"]["until_step"]
+            assert step <= until + 1, (step, each)
+
+    @invariant()
     def what_is_published_was_written_down_before(self) -> None:
         if not self.world.rundir.desired.exists():
             return
@@ -214,6 +274,7 @@ class Machine(RuleBasedStateMachine):
             return
         journal = self.world.journal()
         published = {e.body["decision_id"] for e in journal if e.kind is EntryKind.published}
+        assert self.world.documents.keys() - self.forged <= published
         decided = {e.body["decision"]["decision_id"] for e in journal if e.kind is EntryKind.look}
         assert document.decision_id in published
         assert document.decision_id in decided
@@ -229,6 +290,8 @@ class Machine(RuleBasedStateMachine):
             return
         journal = Journal(self.world.rundir.journal, read_only=True)
         try:
+            journal.verify()
+            assert list(journal.entries()) == self.world.journal()  # nothing that was read has changed since
             result = replay(journal)
         finally:
             journal.close()
@@ -242,19 +305,32 @@ class Machine(RuleBasedStateMachine):
         if which >= len(seats) or not seats[-1 - which].alive:
             return
         seat, mode = seats[-1 - which], self.world.source.mode
+        before = self.world.trainer.now + seat.offset
         evaluator = seat.controller._evaluator
         result = seat.tick()
         if result is None:
             return
         judgement, decision = result
         if decision.kind is Kind.act and decision.purpose is not Purpose.order:
-            assert mode == "good" or (mode == "stale" and not judgement.stale), (mode, decision)
+            age = before - self.world.source.seen_at
+            assert age <= POLICY.freshness.max_age_seconds, (mode, age, decision)
             assert not unseen, decision
             assert decision.decision_id
         long_blind = judgement.stale and judgement.blind_seconds > POLICY.freshness.max_age_seconds
         ended = decision.kind is Kind.act or "has stopped" in decision.reason
         if long_blind and not ended:
             assert "stale" in evaluator.standing.said or decision.rule == "stale", decision
+
+    def _applied(self) -> list[Decision]:
+        """What controllers decided and the trainer carried out, in order."""
+        decided = {
+            entry.body["decision"]["decision_id"]: entry.body["decision"]
+            for entry in self.world.journal()
+            if entry.kind is EntryKind.look and entry.body["decision"]["decision_id"]
+        }
+        done = [each["ack"] for each in self.world.answers() if each["source"] == "controller"]
+        ids = [ack["decision_id"] for ack in done if ack["state"] == "applied" and ack["decision_id"] in decided]
+        return [Decision.model_validate(decided[name]) for name in ids]
 
     def _published_again(self) -> None:
         """A controller that starts publishes what still waits for an answer: nothing is lost by a crash."""

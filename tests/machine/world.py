@@ -10,7 +10,7 @@ from typing import Any
 
 from controlplane.agent import Directive, GuardRails
 from controlplane.contract.documents import Action, Desired, Health, Observed
-from controlplane.contract.rundir import RunDir
+from controlplane.contract.rundir import RunDir, write_atomic
 from controlplane.decide import Decision, Judgement, Kind
 from controlplane.journal import Entry, EntryKind, Journal, JournalError
 from controlplane.loop import Controller
@@ -27,6 +27,10 @@ RAILS = GuardRails(cooldown_steps=2, max_rollbacks=2)
 _PLACE = "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 
+LATE = 90.0
+"""Seconds that a late page has been on its way: more than the policy allows."""
+
+
 class Dead(BaseException):
     """The controller's process ended here."""
 
@@ -38,7 +42,7 @@ class Run(SimTrainer):
         self.rollbacks: list[tuple[Health | None, dict[str, float], dict[str, float]]] = []
         """(health of the target, values before, values asked for) of each rollback carried out."""
         super().__init__(
-            rundir, 1, (), 100_000, prompts=8, rails=RAILS, tempo=Tempo(eval_every=3, eval_prompts=8, proof_steps=3)
+            rundir, 1, (), 100_000, prompts=8, rails=RAILS, tempo=Tempo(eval_every=10, eval_prompts=8, proof_steps=3)
         )
 
     def _roll_back(self, directive: Directive) -> str:
@@ -49,11 +53,17 @@ class Run(SimTrainer):
 
 
 class Source:
-    """Reads the trainer's page as it is, not at all, as it was, or as numbers that are none."""
+    """Reads the trainer's page as it is, not at all, as it was (stale), as it is but too late (late), or as no numbers (nan)."""
 
     def __init__(self, trainer: Run) -> None:
         self.trainer, self.mode = trainer, "good"
         self._last = self._read()
+
+    @property
+    def seen_at(self) -> float:
+        """When the page that is shown now was true, by the trainer's clock; never, where nothing can be read."""
+        times = {"good": self.trainer.now, "stale": self._last.at, "late": self.trainer.now - LATE}
+        return times.get(self.mode, -math.inf)
 
     def read(self, names: Collection[str]) -> Sample:
         if self.mode == "missing":
@@ -63,6 +73,8 @@ class Source:
         sample = self._read()
         if self.mode == "nan":
             return Sample(sample.at, dict.fromkeys(sample.values, math.nan))
+        if self.mode == "late":
+            return Sample(sample.at - LATE, sample.values)
         self._last = sample
         return sample
 
@@ -97,9 +109,14 @@ class FragilePost(Post):
     loses = False
     dies = False
 
+    def __init__(self, rundir: RunDir, underway: list[Desired]) -> None:
+        super().__init__(rundir)
+        self._underway = underway
+
     def publish(self, document: Desired) -> bool:
         if self.loses:
             self.loses = False
+            self._underway.append(document)  # it may still come, late
             return True
         done = super().publish(document)
         if self.dies:
@@ -117,7 +134,7 @@ class Seat:
         self.controller = Controller(
             world.rundir, POLICY, POLICY_TEXT, world.source, self.journal, clock=lambda: world.trainer.now + self.offset
         )
-        self.post = FragilePost(world.rundir)
+        self.post = FragilePost(world.rundir, world.underway)
         self.controller._post = self.post
         self.alive = True
         self._guarded(self.controller.attach)
@@ -151,13 +168,24 @@ class World:
         self.source = Source(self.trainer)
         self.seats: list[Seat] = []
         self.documents: dict[str, Desired] = {}
-        """Every document that was ever seen in place, by decision."""
+        """Every document that ever lay in place, by decision."""
+        self._reader: Journal | None = None
+        self._entries: list[Entry] = []
+        self.underway: list[Desired] = []
+        """Published, and not arrived yet."""
         self.observed: list[bytes] = [self.rundir.observed.read_bytes()]
 
     def seat(self) -> Seat:
         """One more controller takes over; the others do not know yet."""
         self.seats.append(Seat(self))
         return self.seats[-1]
+
+    def arrive(self, document: Desired) -> None:
+        """A document lies where the trainer looks, whatever lay there before; and the trainer passes a boundary."""
+        self.rundir.desired.write_bytes(b"{}")
+        self.trainer.step()
+        write_atomic(self.rundir.desired, document.model_dump_json())
+        self.trainer.step()
 
     def note(self) -> None:
         """Remember what lies in the control directory."""
@@ -180,15 +208,16 @@ class World:
         return [line for line in lines if line["event"] == "answered"]
 
     def journal(self) -> list[Entry]:
-        reader = Journal(self.rundir.journal, read_only=True)
-        try:
-            reader.verify()
-            return list(reader.entries())
-        finally:
-            reader.close()
+        """Every line so far; the chain is verified at the end."""
+        if self._reader is None:
+            self._reader = Journal(self.rundir.journal, read_only=True)
+        self._entries += self._reader.entries(after=self._entries[-1].seq if self._entries else 0)
+        return self._entries
 
     def close(self) -> None:
         self.trainer.close()
+        if self._reader is not None:
+            self._reader.close()
         for seat in self.seats:
             if seat.alive:
                 seat.kill()

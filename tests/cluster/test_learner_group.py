@@ -99,6 +99,7 @@ def groups(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     root = tmp_path_factory.mktemp("group")
     made = Groups(root)
     made.rundir.control.mkdir()
+    made.rundir.checkpoints.mkdir()
     yield made
     made.close()
 
@@ -148,6 +149,17 @@ def test_what_a_checkpoint_and_a_copy_hold_goes_on_bit_exactly(group: LearnerGro
 def content_of(group: LearnerGroup) -> Content:
     state = group.state_dict()
     return Content({"shards": state["shards"]}, {"base_lr": state["base_lr"]})
+
+
+def test_the_state_of_one_process_goes_on_in_many(group: LearnerGroup, groups: Groups, tmp_path: Path) -> None:
+    plain = PlainLearner(load_model(groups.start), RECIPE.optimizer, RECIPE.loss, RECIPE.precision)
+    plain.step(1, batch(1), TUNABLES)
+    group.load_state_dict(plain.state_dict())
+    weights = files.read(tmp_path / "weights", exported(group, tmp_path))
+    assert all(torch.equal(weights[name], tensor) for name, tensor in plain.model.state_dict().items())
+    mine, theirs = group.step(2, batch(2), TUNABLES), plain.step(2, batch(2), TUNABLES)
+    assert (mine.loss, mine.grad_norm) == pytest.approx((theirs.loss, theirs.grad_norm), rel=1e-4)
+    assert not list(groups.rundir.checkpoints.glob(".sharding-*"))
 
 
 def kept(learner: ShardedLearner) -> frozenset[str]:

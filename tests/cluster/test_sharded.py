@@ -5,6 +5,7 @@ Functions without `test_` run on the ranks.
 
 import math
 import resource
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,11 @@ from torch import Tensor
 
 from tests.cluster.gloo import Ranks
 from tests.trainer.learn_cases import TUNABLES, scored
+from trainer.checkpoint.shards import StoredShards
 from trainer.checkpoint.store import CheckpointError
 from trainer.learn import LearnResult
 from trainer.learn.batch import assemble
+from trainer.learn.conversion import shard
 from trainer.learn.learner import PlainLearner
 from trainer.learn.noise_scale import FEWEST
 from trainer.learn.sharded import ShardedLearner
@@ -319,6 +322,50 @@ def read_and_go_on(source: Path, target: Path) -> tuple[LearnResult, dict[str, T
     result = learner.step(step, batch(step), TUNABLES)
     learner.write(target)
     return result, weights
+
+
+def test_what_ranks_wrote_goes_on_in_one_process_and_the_other_way_round(ranks: Ranks, tmp_path: Path) -> None:
+    ranks(write_after_steps, tmp_path / "two", 2)
+    one = PlainLearner(model(), SPEC)
+    one.stage({"shards": StoredShards(tmp_path / "two"), "base_lr": 0.5})
+    one.load_state_dict({"shards": StoredShards(tmp_path / "two"), "base_lr": 0.5})
+    assert one.base_lr == 0.5
+    one.base_lr = SPEC.lr
+    plain = PlainLearner(model(), SPEC)
+    expected = [plain.step(step, batch(step), TUNABLES) for step in range(1, 5)]
+    assert numbers(one.step(3, batch(3), TUNABLES)) == pytest.approx(numbers(expected[2]), rel=1e-4, nan_ok=True)
+    shard(one.state_dict(), made(tmp_path / "one"))
+    result, _ = ranks(read_and_go_on, tmp_path / "one", tmp_path / "back")[0]
+    assert result.loss == pytest.approx(expected[3].loss, rel=1e-4)
+    with pytest.raises(CheckpointError, match=r"model\.layers\.2\..* is missing in the checkpoint"):
+        PlainLearner(deeper(), SPEC).stage({"shards": StoredShards(tmp_path / "two"), "base_lr": 0.5})
+
+
+def test_a_state_before_the_first_step_and_a_tied_head_can_be_sharded(tmp_path: Path) -> None:
+    tied = model()
+    tied.config.tie_word_embeddings = True
+    tied.tie_weights()
+    learner = PlainLearner(tied, SPEC)
+    shard(learner.state_dict(), made(tmp_path / "fresh"))
+    learner.step(1, batch(1), TUNABLES)
+    state = deepcopy(learner.state_dict())
+    shard(state, made(tmp_path / "stepped"))
+    for name in ("fresh", "stepped"):
+        learner.load_state_dict({"shards": StoredShards(tmp_path / name), "base_lr": 1e-2})
+        steps = {float(own["step"]) for own in learner.state_dict()["optimizer"]["state"].values()}
+        assert steps == {0.0 if name == "fresh" else 1.0}
+    for name, tensor in learner.state_dict()["model"].items():
+        assert torch.equal(tensor, state["model"][name])
+
+
+def made(directory: Path) -> Path:
+    directory.mkdir()
+    return directory
+
+
+def deeper() -> Any:
+    shape = TinyModel(hidden=32, layers=3, heads=4, kv_heads=2, head_dim=8, mlp=48)
+    return make_tiny(shape, character_tokenizer(), seed=3)
 
 
 def test_a_disk_that_is_full_for_one_rank_is_an_error_on_all_and_training_goes_on(ranks: Ranks, tmp_path: Path) -> None:

@@ -20,9 +20,11 @@ import json
 import os
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import ray
@@ -37,6 +39,7 @@ from trainer.checkpoint.store import CheckpointError
 from trainer.cluster.learner_worker import LOOPBACK, LearnerWorker, Taken
 from trainer.cluster.learners import LearnerLost, Limits, Poisoned
 from trainer.learn import LearnResult
+from trainer.learn.conversion import shard
 from trainer.recipe import Recipe
 from trainer.types import ScoredGroup
 
@@ -66,7 +69,7 @@ class LearnerGroup:
                 f"rollback in events.jsonl with the newest checkpoint, from which the run goes on; then remove {poison}"
             )
         self.base_lr = recipe.optimizer.lr
-        self._limits, self._poison = limits or Limits(), poison
+        self._limits, self._poison, self._checkpoints = limits or Limits(), poison, checkpoints
         self._ranks = recipe.cluster.learners.ranks
         self._lost: LearnerLost | None = None
         self._actors: list[Any] = []
@@ -74,7 +77,7 @@ class LearnerGroup:
         self._staged: object = None
         self._resumed = False
         self._placement: Any = None
-        self._start(recipe, start, gpus, checkpoints)
+        self._start(recipe, start, gpus)
 
     # Learner
 
@@ -103,14 +106,12 @@ class LearnerGroup:
         Raises:
             CheckpointError: a rank could not.
         """
-        shards = state.get("shards")
-        if not isinstance(shards, StoredShards | _Kept):
-            raise CheckpointError("this checkpoint was written by a learner of one process, and cannot be sharded")
+        shards = state["shards"] if "shards" in state else state["model"]
         if self._staged is shards:
             return
-        source = shards.path if isinstance(shards, StoredShards) else shards.name
         self._staged = None
-        self._unless_refused("stage", source, doing="reading a state")
+        with self._source(state) as source:
+            self._unless_refused("stage", source, doing="reading a state")
         self._staged = shards
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -188,7 +189,7 @@ class LearnerGroup:
 
     # Calls
 
-    def _start(self, recipe: Recipe, start: Path, gpus: int, checkpoints: Path) -> None:
+    def _start(self, recipe: Recipe, start: Path, gpus: int) -> None:
         spec, began, doing = recipe.cluster.learners, time.monotonic(), "starting"
         bundle = {"CPU": spec.cpus, **({"GPU": gpus} if gpus else {})}
         self._placement = placement_group([bundle] * self._ranks, strategy=spec.placement)
@@ -202,12 +203,23 @@ class LearnerGroup:
             where = PlacementGroupSchedulingStrategy(self._placement, placement_group_bundle_index=rank)
             actor = kind.options(num_cpus=spec.cpus, num_gpus=gpus, scheduling_strategy=where)
             device = "cuda" if gpus else "cpu"
-            self._actors.append(actor.remote(rank, self._ranks, recipe, start, device, checkpoints))
+            self._actors.append(actor.remote(rank, self._ranks, recipe, start, device, self._checkpoints))
         places = self._each("where", doing=doing, seconds=self._limits.start)
         addresses = {address for address, _ in places}
         host = LOOPBACK if len(addresses) == 1 else places[0][0]
         [port] = self._gather({self._actors[0].listen.remote(host): 0}, doing, self._limits.vote)
         self._each("join", host, port, self._limits.work, doing=doing, seconds=self._limits.start)
+
+    @contextmanager
+    def _source(self, state: Mapping[str, Any]) -> Iterator[Path | str]:
+        """What a rank can stage. The state of a learner of one process is written as shards first."""
+        shards = state.get("shards")
+        if shards is not None:
+            yield shards.path if isinstance(shards, StoredShards) else shards.name
+            return
+        with TemporaryDirectory(dir=self._checkpoints, prefix=".sharding-", ignore_cleanup_errors=True) as directory:
+            shard(state, Path(directory))
+            yield Path(directory)
 
     def _unless_refused(self, method: str, *args: Any, doing: str) -> None:
         refusals = self._each(method, *args, doing=doing)

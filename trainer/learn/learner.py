@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainer.checkpoint.store import CheckpointError
 from trainer.learn import LearnResult
 from trainer.learn.batch import Batch, assemble
 from trainer.learn.forward import Forward
@@ -185,22 +184,22 @@ class PlainLearner(BaseLearner):
         return {"model": self.model.state_dict(), "optimizer": self._optimizer.state_dict(), "base_lr": self.base_lr}
 
     def stage(self, state: Mapping[str, Any]) -> None:
-        """Nothing to read: the state is in memory.
-
-        Raises:
-            CheckpointError: it is that of a sharded learner.
-        """
-        if "model" not in state:
-            raise CheckpointError(
-                "this checkpoint was written by the learner ranks of a cluster; go on with --cluster ray"
-            )
+        """Nothing to read, but where learner ranks wrote it."""
+        self._whole(state)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Bit-exact inverse of `state_dict`."""
-        self.stage(state)
+        state = self._whole(state)
         self.model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
         self.base_lr = state["base_lr"]
+
+    def _whole(self, state: Mapping[str, Any]) -> Mapping[str, Any]:
+        if "shards" not in state:
+            return state
+        from trainer.learn.conversion import whole  # FSDP takes a second to import
+
+        return {**state, **whole(state["shards"].path, self.model, self._optimizer)}
 
 
 def _nonfinite(**quantities: float) -> tuple[str, ...]:

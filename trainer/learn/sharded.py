@@ -175,7 +175,7 @@ class ShardedLearner(BaseLearner):
             CheckpointError: a rank could not; on every rank.
         """
         state = self._state() if name is None else self._kept[name]
-        with _in_one_sentence():
+        with in_one_sentence():
             save(dict(state), checkpoint_id=directory)
 
     def stage(self, source: Path | str) -> None:
@@ -190,8 +190,8 @@ class ShardedLearner(BaseLearner):
             self._staged = self._kept[source]
             return
         spare = self._copied(self._state())
-        with _in_one_sentence():
-            _require_same(FileSystemReader(source).read_metadata().state_dict_metadata, spare)
+        with in_one_sentence():
+            require_same(FileSystemReader(source).read_metadata().state_dict_metadata, spare)
             load(spare, checkpoint_id=source)
         self._staged = spare
 
@@ -253,7 +253,7 @@ def _local(tensor: Tensor) -> Tensor:
 
 
 @contextmanager
-def _in_one_sentence() -> Iterator[None]:
+def in_one_sentence() -> Iterator[None]:
     """What DCP raises is no ordinary exception and holds the tracebacks of all ranks."""
     try:
         yield
@@ -265,7 +265,8 @@ def _in_one_sentence() -> Iterator[None]:
         raise CheckpointError(str(error)) from error
 
 
-def _require_same(found: Mapping[str, Any], expected: Mapping[str, Tensor]) -> None:
+def require_same(found: Mapping[str, Any], expected: Mapping[str, Tensor]) -> None:
+    """Raises ValueError where a checkpoint has not the tensors, by name and shape, that are expected of it."""
     for name, tensor in expected.items():
         size = getattr(found.get(name), "size", None)
         if size is None or tuple(size) != tuple(tensor.shape):

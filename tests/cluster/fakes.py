@@ -1,6 +1,6 @@
 """Engines of a few lines that do what a test tells them: finish, fail, fall silent, answer late."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -27,7 +27,7 @@ class Clock:
 class FakeEngine:
     def __init__(self, name: str, slots: int = 4, comes_up: bool = True, placed: bool = True) -> None:
         self.name, self.needs, self.slots = name, "1 CPU", slots
-        self.ready: Future[Any] = Future()
+        self.ready: Future[Mapping[str, Any] | None] = Future()
         self.held: list[tuple[Lane, int, GroupRequest]] = []
         self.rounds: dict[Lane, int] = {"rollout": 0, "evaluation": 0}
         self.version: Version | None = None

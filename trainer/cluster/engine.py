@@ -64,8 +64,8 @@ class Engine(Protocol):
     name: str
     needs: str
     """The devices it needs, in words."""
-    ready: "Future[Any]"
-    """Done when it can take work."""
+    ready: "Future[Mapping[str, Any] | None]"
+    """Done when it can take work; says where it is, for people."""
 
     def placed(self) -> bool:
         """Whether it has its devices; without them it waits for as long as it takes."""

@@ -4,7 +4,7 @@ from collections import Counter, deque
 from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from trainer.cluster.engine import LANES, Engine, Harvest, Lane, Loaded
 from trainer.types import Version
@@ -23,6 +23,8 @@ class Member:
     state: State = "starting"
     placed_at: float | None = None
     """When it was first seen with its devices."""
+    where: Mapping[str, Any] = field(default_factory=dict)
+    """Process and machine, for people."""
     asked_at: float | None = None
     """When it was last asked for a harvest; None while it is not."""
     loading: "Future[Loaded] | None" = None

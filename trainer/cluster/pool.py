@@ -143,6 +143,7 @@ class Pool:
         if error := future.exception():
             self._lost(member, f"did not come up: {_words(error)}")
             return
+        member.where = future.result() or {}
         member.enter("joining", self._clock())
         member.begins_with(self._slots)
         self._ask(member)
@@ -179,7 +180,7 @@ class Pool:
         member.loading, member.version = None, version
         if member.state == "joining":
             member.enter("live", self._clock())
-            self._tell("generator_joined", name=member.engine.name, version=version.n)
+            self._tell("generator_joined", name=member.engine.name, version=version.n, **member.where)
         self._offer(member)
 
     # What goes out

@@ -1,7 +1,7 @@
 """Engines as Ray actors: one process each, in a placement group of its own, never restarted by Ray behind our back."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any
@@ -65,7 +65,7 @@ class RayEngine:
             num_gpus=gpus,
             scheduling_strategy=PlacementGroupSchedulingStrategy(self._group),
         ).remote(work, spec.threads, gpus)
-        self.ready: Future[Any] = awaited(self._actor.where.remote())
+        self.ready: Future[Mapping[str, Any] | None] = awaited(self._actor.where.remote())
 
     def placed(self) -> bool:
         return bool(self._group.wait(0))

@@ -22,12 +22,13 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
 
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:
+    """Started as a run would start it; runs of this process find it and leave it alone."""
     with connected("", 8):
         yield
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _no_patience() -> Iterator[None]:
+@pytest.fixture
+def no_patience() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trainer.cluster.pool, "PATIENCE", 0.0)
         yield

@@ -14,6 +14,8 @@ from trainer.cluster.fleet import NoGenerators
 from trainer.rollout.collector import Snapshots
 from trainer.types import Version
 
+pytestmark = pytest.mark.usefixtures("no_patience")
+
 
 def polled(lane: Any, times: int = 3) -> list[int]:
     return [group.request.id for _ in range(times) for group in lane.poll()]

@@ -1,6 +1,7 @@
 """Engines as Ray actors: one process each, in a placement group of its own, never restarted by Ray behind our back."""
 
 import os
+import signal
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -85,8 +86,18 @@ class RayEngine:
     def kill(self) -> None:
         with suppress(RayError, ValueError):
             ray.kill(self._actor)
+        self._end_here()
         with suppress(RayError, ValueError):
             remove_placement_group(self._group)
+
+    def _end_here(self) -> None:
+        """Ray asks a process to end, which one that is stopped never does; on this machine it is ended without asking."""
+        if not self.ready.done() or self.ready.exception():
+            return
+        where = self.ready.result() or {}
+        if where.get("node") == ray.util.get_node_ip_address():
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(where["pid"], signal.SIGKILL)
 
 
 def awaited(ref: Any) -> "Future[Any]":

@@ -16,8 +16,8 @@ from trainer.settings import Part
 class Learners(Part):
     """Processes that hold the model's shards (FSDP2) and take the optimizer step together."""
 
-    ranks: int = Field(default=1, ge=0)
-    """Processes in the group; 0: the driver learns itself, with `threads` of the recipe."""
+    ranks: int = Field(default=1, ge=1)
+    """Processes in the group; with a single one and no GPU the driver learns itself, with `threads` of the recipe."""
     gpus: int | None = Field(default=None, ge=0, le=1)
     """GPUs of each; null: 1 where Ray has GPUs, else 0."""
     cpus: float = Field(default=1.0, gt=0)

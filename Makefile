@@ -3,7 +3,7 @@
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run compare test test-vllm lint unit bench clean help
+.PHONY: run compare test test-cluster test-vllm lint unit bench clean help
 
 help:  ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile
@@ -15,6 +15,9 @@ compare: $(VENV)/.done  ## the demo three times: guarded, only observed, undistu
 	@$(BIN)/scalerl demo --compare
 
 test: lint unit  ## lint, types, import rules, all tests
+
+test-cluster: $(VENV)/.done  ## faults of a run on a Ray cluster on this machine, at most 20 minutes on two cores
+	@$(BIN)/python -m pytest tests/cluster -m cluster
 
 test-vllm:  ## the tests that need vLLM, in an environment of their own (2.7 GB)
 	@tools/setup-vllm.sh

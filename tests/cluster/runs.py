@@ -80,6 +80,12 @@ def wait_for(what: Callable[[], object], seconds: float = 60.0) -> None:
         time.sleep(0.02)
 
 
+def listening(loop: Loop) -> bool:
+    """The driver hears what its generators say, while a test holds the run up."""
+    loop.session.collector._generator._pool.turn(0.01)  # type: ignore[attr-defined]
+    return True
+
+
 def signalled(root: Path, name: str, number: signal.Signals) -> Callable[[Loop], None]:
     """Send a signal to the process of a generator, which must have joined by then."""
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.cluster.runs import check, events, go, joined, recipe, signalled, wait_for
+from tests.cluster.runs import check, events, go, joined, listening, recipe, signalled, wait_for
 from trainer.cluster.fleet import NoGenerators
 from trainer.cluster.wanted import file_of
 from trainer.loop import Loop
@@ -21,13 +21,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("local_ray")]
 
 def both(root: Path) -> Any:
     """Waits until two generators have joined; the run stands still meanwhile."""
-    return lambda _: wait_for(lambda: _turned(_) and len(joined(root)) >= 2)
-
-
-def _turned(loop: Loop) -> bool:
-    """The driver goes on listening to its generators."""
-    loop.session.collector._generator._pool.turn(0.01)
-    return True
+    return lambda loop: wait_for(lambda: listening(loop) and len(joined(root)) >= 2)
 
 
 def after(root: Path, then: Any) -> Any:
@@ -124,7 +118,7 @@ def test_the_number_of_generators_follows_a_number_in_the_run_directory(tmp_path
     def want(number: int, names: set[str]) -> Any:
         def do(loop: Loop) -> None:
             _write(loop, number)
-            wait_for(lambda: _turned(loop) and {p.name for p in _live(loop)} == names)
+            wait_for(lambda: listening(loop) and {p.name for p in _live(loop)} == names)
 
         return do
 

@@ -206,5 +206,6 @@ def _unit(gpus: int, cpus: float) -> int:
 
 def _devices(recipe: Recipe, learner: int, generator: int) -> Devices:
     spec = recipe.cluster
-    learning = spec.learners.ranks * _unit(learner, spec.learners.cpus) or recipe.threads
+    ranks = spec.learners.ranks
+    learning = recipe.threads if ranks == 1 and not learner else ranks * _unit(learner, spec.learners.cpus)
     return Devices(spec.generators.max * _unit(generator, spec.generators.cpus), learning, "free")

@@ -52,6 +52,8 @@ def connected(address: str, cpus: float) -> Iterator[None]:
     except Exception as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise NoCluster(f"Ray at {address}: {reason}" if address else f"Ray did not start: {reason}") from error
+    # What Ray prints about each process that dies, a page at a time, is one line of ours in events.jsonl. It has no switch for it.
+    ray._private.worker.print_to_stdstream = lambda *_, **__: None
     try:
         yield
     finally:

@@ -20,7 +20,7 @@ from trainer.recipe import Recipe, find_recipe, load_recipe
 from trainer.stopwatch import Stopwatch
 from trainer.warmstart import warm_started
 
-PROMPTS, SAMPLES, STEPS, EVERY = 8, 8, 160, 20
+PROMPTS, SAMPLES, STEPS, EVERY = 8, 8, 160, 40
 """A step of the well-tuned run; steps of a run without a controller, which are the budget; and steps between two evaluations."""
 BUDGET = PROMPTS * SAMPLES * STEPS
 STARTS: dict[str, dict[str, str]] = {
@@ -46,7 +46,7 @@ def recipe_of(start: str, seed: int) -> Recipe:
         "rollout.slots": str(PROMPTS * SAMPLES),
         "evaluation.every": "100000",
         "evaluation.prompts": "400",
-        "evaluation.k": "2",
+        "evaluation.k": "1",
         "checkpoint.every": "100000",
         "checkpoint.keep": "1",
         "guard_rails.bounds": RAILS,

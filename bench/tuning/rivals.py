@@ -15,10 +15,11 @@ from typing import Any
 
 import torch
 
-from bench.tuning.lab import BUDGET, EVERY, PROMPTS, SAMPLES, SPACE, Clock, Costs, counted, held_out, made, recipe_of
+from bench.tuning.lab import BUDGET, PROMPTS, SAMPLES, SPACE, Clock, Costs, counted, held_out, made, recipe_of
 
 POPULATION = 4
-ROUND = EVERY * PROMPTS * SAMPLES
+STEPS = 20
+ROUND = STEPS * PROMPTS * SAMPLES
 """Completions of each member between two decisions."""
 
 
@@ -136,7 +137,7 @@ def _curve(root: Path) -> Costs:
         here = [next(line for line in member if line["round"] == round_) for member in members]
         costs.wall = round_ * ROUND
         costs.spare = (len(members) - 1) * costs.wall
-        costs.curve.append((costs.wall, costs.total, round_ * EVERY, max(line["pass"] for line in here)))
+        costs.curve.append((costs.wall, costs.total, round_ * STEPS, max(line["pass"] for line in here)))
     return costs
 
 

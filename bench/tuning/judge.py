@@ -6,16 +6,22 @@ here knows the judge's model but the declared noise: the differences are discret
 their scale is never told. Judged at every step; a probe errs if the judge would adopt at any of them.
 
     python bench/tuning/judge.py [--probes 10000] [--power-probes 2000]
+
+A switchback is simulated in the same way, with everything against it that a run has: other prompts at every step, and progress of its own.
 """
 
 import argparse
 from math import log
 
 import numpy as np
+from scipy.special import ndtr
 
-from controlplane.tune.evidence import Array, Noise, Sums, log_evidence
+from controlplane.contract.documents import CONTROL
+from controlplane.tune.evidence import Array, Noise, Sums, log_evidence, whitening
 from controlplane.tune.pairing import step_errors
-from controlplane.tune.planner import power
+from controlplane.tune.planner import crossing, power
+from controlplane.tune.switchback import TREND, Turns
+from controlplane.tune.switchback import information as of_turns
 
 PROMPTS, SAMPLES, CHUNK = 16, 8, 500
 
@@ -51,6 +57,59 @@ def simulate(
         [step_errors(m, s, np.full(steps, float(PROMPTS)), u) for m, s, u in zip(means, squares, unpaired, strict=True)]
     )
     return means, errors
+
+
+def alternate(rng: np.random.Generator, probes: int, turns: Turns, effect: float, wander: Noise) -> tuple[Array, Array]:
+    """The same for a switchback: pass rates and standard errors of the steps that are read, [probes, readings].
+
+    The run learns on a saturating curve of its own, which is no parabola; an arm's effect comes with the lag of an optimizer's
+    momentum (0.9); half of the probes begin with the arm. Nothing of that is told.
+    """
+    places, _ = turns.readings()
+    steps, read = turns.steps, np.array(places) - 1
+    t = np.arange(1, steps + 1)
+    start, gain = rng.uniform(0.15, 0.6, (probes, 1)), rng.uniform(0.0, 0.3, (probes, 1))
+    level = start + gain * (1 - np.exp(-t / (steps * rng.uniform(0.15, 2.0, (probes, 1)))))
+    on = np.repeat([name != CONTROL for name in turns.order], turns.segment_steps).astype(float)
+    felt = np.zeros(steps)
+    for i in range(1, steps):
+        felt[i] = 0.9 * felt[i - 1] + 0.1 * on[i - 1]
+    level = level + effect * np.cumsum(felt) / (steps / 2)
+    p = np.clip(level[:, :, None] + rng.normal(0, 0.25, (probes, steps, PROMPTS)), 0.02, 0.98)
+    unit = np.sqrt(np.mean(p.var(2) + p.mean(2) * (1 - p.mean(2)) / SAMPLES, axis=1) / PROMPTS)
+    apart = np.zeros(probes)
+    for i in range(steps):
+        apart = wander.persistence * apart + wander.wandering * unit * rng.standard_normal(probes)
+        p[:, i] = np.clip(p[:, i] + apart[:, None], 0.02, 0.98)
+    rates = (rng.binomial(SAMPLES, p) / SAMPLES)[:, read]
+    means, squares = rates.mean(2), (rates**2).sum(2)
+    counts = np.full(len(places), float(PROMPTS))
+    usual = means.mean(1)
+    spread = usual * (1 - usual)
+    errors = [step_errors(m, s, counts, u) for m, s, u in zip(means, squares, spread, strict=True)]
+    return means, np.stack(errors)
+
+
+def turned(
+    probes: int, steps: int, effect: float, wander: Noise, declared: Noise, seed: int = 0
+) -> tuple[float, float, float]:
+    """Share of switchbacks that are adopted at any step; noise of a step and mean estimate of the effect."""
+    rng = np.random.default_rng(seed)
+    hits, units, effects = 0, [], []
+    for number in range(2):
+        turns = Turns(
+            (("control", "arm", "arm", "control"), ("arm", "control", "control", "arm"))[number], steps // 2, 4
+        )
+        places, exposure = turns.readings()
+        white = whitening(declared, places, TREND, turns.steps)
+        means, errors = alternate(rng, probes // 2, turns, effect, wander)
+        unit = np.sqrt(np.mean(errors**2, axis=1))
+        for mean, scale in zip(means, unit, strict=True):
+            sums = Sums.whitened(exposure / steps, mean / scale, white)
+            hits += bool((log_evidence(sums, 0.0) >= log(20.0)).any())
+            effects.append(float(sums.effect[-1]) * scale)
+        units.append(float(np.sqrt(np.mean(unit**2))))
+    return hits / probes, float(np.mean(units)), float(np.mean(effects))
 
 
 def proved(
@@ -119,6 +178,21 @@ def main() -> None:
         share, _, _, _ = rate(options.probes, options.steps, 0.0, wander, declared, arms)
         error = (share * (1 - share) / options.probes) ** 0.5
         print(f"  {name:40s} {share:.4f} +- {1.96 * error:.4f}  ({options.probes} probes)", flush=True)
+    print("the same for a switchback: one trajectory, no shared prompts, a saturating curve")
+    for name, wander in (
+        ("no wandering", Noise(0.9, 0.0)),
+        ("what is declared", declared),
+        ("twice that", Noise(0.9, 0.4)),
+    ):
+        share, unit, effect = turned(options.probes, options.steps, 0.0, wander, declared)
+        error = (share * (1 - share) / options.probes) ** 0.5
+        print(f"  {name:40s} {share:.4f} +- {1.96 * error:.4f}, mean estimate {effect:+.3f}", flush=True)
+    print("a switchback of an effect: share that adopts it, and what the planner promises")
+    for effect in (0.1, 0.2, 0.4):
+        share, unit, real = turned(options.power_probes, options.steps, effect, declared, declared)
+        known = of_turns(Turns(("control", "arm", "arm", "control"), options.steps // 2, 4), declared)
+        promise = float(ndtr(real / unit * known**0.5 - crossing(known, log(20.0))))
+        print(f"  effect put in {effect:.2f}, estimated {real:.3f}: {share:.3f}, promised {promise:.3f}", flush=True)
     print("an effect: share of probes that adopt it, and what the planner promises")
     for steps in (40, 60, 100):
         for effect in (0.04, 0.08, 0.12):

@@ -397,6 +397,7 @@ def gone(pids: list[int]) -> bool:
     return False
 
 
+@pytest.mark.cluster  # a second group
 def test_a_rank_that_hangs_while_a_state_is_put_in_force_poisons_the_run_until_a_person_removes_the_file(
     groups: Groups,
 ) -> None:

@@ -5,7 +5,9 @@
 Names are those of the sharded learner (`ShardedLearner`): `model.<name>` and `optimizer.<name>.<key>`.
 """
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +40,7 @@ def shard(state: Mapping[str, Any], directory: Path) -> None:
         named |= {f"optimizer.{name}.{key}": own[key] for key in KEYS}
     if moments and len(moments) != index + 1:
         raise CheckpointError(f"the optimizer knows {len(moments)} parameters, the model has {index + 1}")
-    with in_one_sentence():
+    with in_one_sentence(), _alone():
         save(named, checkpoint_id=directory, no_dist=True)
 
 
@@ -52,11 +54,19 @@ def whole(directory: Path, model: Model, optimizer: torch.optim.Optimizer) -> di
     moments = {name: _at_rest(tensor) for name, tensor in model.named_parameters()}
     named = {f"model.{name}": tensor for name, tensor in weights.items()}
     named |= {f"optimizer.{name}.{key}": own[key] for name, own in moments.items() for key in KEYS}
-    with in_one_sentence():
+    with in_one_sentence(), _alone():
         require_same(FileSystemReader(directory).read_metadata().state_dict_metadata, named)
         load(named, checkpoint_id=directory, no_dist=True)
     groups = optimizer.state_dict()["param_groups"]
     return {"model": weights, "optimizer": {"state": dict(enumerate(moments.values())), "param_groups": groups}}
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Without the warning that there is no process group."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")
+        yield
 
 
 def _parameters(model: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:

@@ -32,8 +32,8 @@ HARM, TARGET = 0.01, 0.85
 Row = dict[str, Any]
 
 
-def row(start: str, arm: str, seed: int) -> Row:
-    """Run one combination in a folder that goes away."""
+def row(start: str, arm: str, seed: int, keep: Path | None = None) -> Row:
+    """Run one combination in a folder that goes away, or stays below `keep`."""
     if arm in ("pbt", "pb2"):
         from bench.tuning.rivals import run
     else:
@@ -42,6 +42,9 @@ def row(start: str, arm: str, seed: int) -> Row:
     root = Path(tempfile.mkdtemp(prefix="compare-"))
     try:
         costs, extra = run(root / "run", start, arm, seed)
+        if keep is not None:
+            keep.mkdir(parents=True, exist_ok=True)
+            shutil.move(root / "run", keep / f"{start}-{arm}-{seed}")
     finally:
         shutil.rmtree(root, ignore_errors=True)
     cpu = clock.seconds + extra.pop("cpu_members", 0.0)
@@ -148,6 +151,7 @@ def main() -> None:
     parser.add_argument("--arms", default=",".join(ARMS))
     parser.add_argument("--seeds", default="0,1,2,3,4")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no run after so many minutes")
+    parser.add_argument("--keep", type=Path, help="leave the run directories below this folder")
     parser.add_argument("--picture", type=Path)
     options = parser.parse_args()
     if options.what == "run":
@@ -166,7 +170,7 @@ def _run(options: argparse.Namespace, time_left: Callable[[], bool]) -> None:
             for arm in options.arms.split(","):
                 if (start, arm, seed) in done or not time_left():
                     continue
-                new = row(start, arm, seed)
+                new = row(start, arm, seed, options.keep)
                 append_line(options.out, new)
                 shown = {key: value for key, value in new.items() if key != "curve"}
                 print(json.dumps({**shown, "final": new["curve"][-1]}), flush=True)

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.tuning.lab import BUDGET, STARTS, Clock
+from bench.tuning.lab import STARTS, STEP, Clock
 from controlplane.contract.rundir import append_line, read_lines
 
 ARMS = ("none", "inline", "spare", "switchback", "pbt", "pb2", "optuna")
@@ -32,7 +32,7 @@ HARM, TARGET = 0.01, 0.85
 Row = dict[str, Any]
 
 
-def row(start: str, arm: str, seed: int, keep: Path | None = None) -> Row:
+def row(start: str, arm: str, seed: int, steps: int, keep: Path | None = None) -> Row:
     """Run one combination in a folder that goes away, or stays below `keep`."""
     if arm in ("pbt", "pb2"):
         from bench.tuning.rivals import run
@@ -41,14 +41,14 @@ def row(start: str, arm: str, seed: int, keep: Path | None = None) -> Row:
     clock, began = Clock(), time.monotonic()
     root = Path(tempfile.mkdtemp(prefix="compare-"))
     try:
-        costs, extra = run(root / "run", start, arm, seed)
+        costs, extra = run(root / "run", start, arm, seed, steps)
         if keep is not None:
             keep.mkdir(parents=True, exist_ok=True)
             shutil.move(root / "run", keep / f"{start}-{arm}-{seed}")
     finally:
         shutil.rmtree(root, ignore_errors=True)
     cpu = clock.seconds + extra.pop("cpu_members", 0.0)
-    key = {"start": start, "arm": arm, "seed": seed}
+    key = {"start": start, "arm": arm, "seed": seed, "steps": steps}
     return {
         **key,
         "curve": costs.curve,
@@ -75,6 +75,11 @@ def interval(values: list[float], seed: int = 0) -> tuple[float, float, float]:
     return float(np.mean(values)), float(np.quantile(drawn, 0.05)), float(np.quantile(drawn, 0.95))
 
 
+def budget(row: Row) -> int:
+    """Completions of a run of so many steps without a controller."""
+    return int(row["steps"]) * STEP
+
+
 def summary(rows: list[Row]) -> str:
     """A table in Markdown, one line for each start and arm."""
     found: dict[tuple[str, str], dict[int, Row]] = defaultdict(dict)
@@ -97,17 +102,19 @@ def _line(start: str, arm: str, mine: list[Row], base: dict[int, Row]) -> str:
         return f"{mean:.3f} ({low:.3f} to {high:.3f})" if len(values) > 1 else f"{mean:.3f}"
 
     def reached(axis: int) -> str:
-        values = [compute_to(r["curve"], axis) for r in mine]
+        values = [compute_to(r["curve"], axis) / budget(r) for r in mine]
         middle = float(np.median(values))
-        return f"{middle / BUDGET:.2f}" if np.isfinite(middle) else "never"
+        return f"{middle:.2f}" if np.isfinite(middle) else "never"
 
     harmed = [
-        at(r["curve"], 0, BUDGET) < at(base[r["seed"]]["curve"], 0, BUDGET) - HARM for r in mine if r["seed"] in base
+        at(r["curve"], 0, budget(r)) < at(base[r["seed"]]["curve"], 0, budget(r)) - HARM
+        for r in mine
+        if r["seed"] in base
     ]
-    spent = float(np.mean([r["curve"][-1][1] for r in mine])) / BUDGET
+    spent = float(np.mean([r["curve"][-1][1] / budget(r) for r in mine]))
     return (
-        f"| {start} | {arm} | {len(mine)} | {said([at(r['curve'], 0, BUDGET) for r in mine])} "
-        f"| {said([at(r['curve'], 1, BUDGET) for r in mine])} | {spent:.2f} | {reached(0)} / {reached(1)} "
+        f"| {start} | {arm} | {len(mine)} | {said([at(r['curve'], 0, budget(r)) for r in mine])} "
+        f"| {said([at(r['curve'], 1, budget(r)) for r in mine])} | {spent:.2f} | {reached(0)} / {reached(1)} "
         f"| {'-' if arm == 'none' else f'{sum(harmed)} of {len(harmed)}'} | {np.mean([r['cpu_seconds'] for r in mine]):.0f} |"
     )
 
@@ -125,14 +132,14 @@ def picture(rows: list[Row], path: Path) -> None:
         for line, (axis, label) in enumerate(((0, "wall-clock"), (1, "total compute"))):
             panel = axes[line][column]
             for number, arm in enumerate(ARMS):
-                curves = [r["curve"] for r in rows if r["start"] == start and r["arm"] == arm]
-                if not curves:
+                mine = [r for r in rows if r["start"] == start and r["arm"] == arm]
+                if not mine:
                     continue
-                x = np.linspace(0, BUDGET, 41)
-                y = [[at(curve, axis, spent) for spent in x] for curve in curves]
-                panel.plot(x / BUDGET, np.mean(y, axis=0), color=f"C{number}", label=arm, linewidth=2)
+                x = np.linspace(0, 1, 41)
+                y = [[at(r["curve"], axis, share * budget(r)) for share in x] for r in mine]
+                panel.plot(x, np.mean(y, axis=0), color=f"C{number}", label=arm, linewidth=2)
                 for one in y if len(y) > 1 else ():
-                    panel.plot(x / BUDGET, one, color=f"C{number}", linewidth=0.6, alpha=0.5)
+                    panel.plot(x, one, color=f"C{number}", linewidth=0.6, alpha=0.5)
             panel.set_title(f"{start}, equal {label}")
             panel.grid(alpha=0.3)
             panel.set_xlabel("share of the budget")
@@ -150,6 +157,7 @@ def main() -> None:
     parser.add_argument("--starts", default=",".join(STARTS))
     parser.add_argument("--arms", default=",".join(ARMS))
     parser.add_argument("--seeds", default="0,1,2,3,4")
+    parser.add_argument("--steps", type=int, default=160, help="of a run without a controller; the budget")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no run after so many minutes")
     parser.add_argument("--keep", type=Path, help="leave the run directories below this folder")
     parser.add_argument("--picture", type=Path)
@@ -157,20 +165,20 @@ def main() -> None:
     if options.what == "run":
         until = time.monotonic() + 60 * options.minutes
         _run(options, lambda: time.monotonic() < until)
-    rows = list(read_lines(options.out))
+    rows = [each for each in read_lines(options.out) if each["steps"] == options.steps]
     print(summary(rows))
     if options.picture:
         picture(rows, options.picture)
 
 
 def _run(options: argparse.Namespace, time_left: Callable[[], bool]) -> None:
-    done = {(r["start"], r["arm"], r["seed"]) for r in read_lines(options.out)}
+    done = {(r["start"], r["arm"], r["seed"], r["steps"]) for r in read_lines(options.out)}
     for seed in map(int, options.seeds.split(",")):
         for start in options.starts.split(","):
             for arm in options.arms.split(","):
-                if (start, arm, seed) in done or not time_left():
+                if (start, arm, seed, options.steps) in done or not time_left():
                     continue
-                new = row(start, arm, seed, options.keep)
+                new = row(start, arm, seed, options.steps, options.keep)
                 append_line(options.out, new)
                 shown = {key: value for key, value in new.items() if key != "curve"}
                 print(json.dumps({**shown, "final": new["curve"][-1]}), flush=True)

@@ -20,9 +20,10 @@ from trainer.recipe import Recipe, find_recipe, load_recipe
 from trainer.stopwatch import Stopwatch
 from trainer.warmstart import warm_started
 
-PROMPTS, SAMPLES, STEPS, EVERY = 8, 8, 160, 40
-"""A step of the well-tuned run; steps of a run without a controller, which are the budget; and steps between two evaluations."""
-BUDGET = PROMPTS * SAMPLES * STEPS
+PROMPTS, SAMPLES, EVERY = 8, 8, 40
+"""A step of the well-tuned run, and steps between two evaluations."""
+STEP = PROMPTS * SAMPLES
+"""Completions of such a step. The budget of a comparison is so many of them."""
 STARTS: dict[str, dict[str, str]] = {
     "lr6low": {"optimizer.lr": "1.667e-5"},
     "lr3low": {"optimizer.lr": "3.333e-5"},

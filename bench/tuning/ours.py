@@ -13,7 +13,7 @@ from typing import Any
 import optuna
 import torch
 
-from bench.tuning.lab import BUDGET, EVERY, SPACE, Costs, counted, held_out, made, recipe_of
+from bench.tuning.lab import EVERY, SPACE, STEP, Costs, counted, held_out, made, recipe_of
 from controlplane.agent import Agent, BoundaryState, Directive
 from controlplane.contract.approvals import Order
 from controlplane.contract.rundir import RunDir, read_lines
@@ -32,8 +32,8 @@ from trainer.probe.record import Record
 
 POLICY = Path(__file__).parent / "policy.yaml"
 SPARE = 3
-ASK_EVERY = 28
-"""Steps of the run from one request for a probe to the next; the first is at step 8."""
+FIRST, AGAIN = 12, 64
+"""Steps at which a person asks for a probe: once the warm-up of the learning rate is over, and so many steps later, each time."""
 
 
 class InStep:
@@ -91,8 +91,8 @@ class InStep:
 class House:
     """Agent and controller of a run; a control that looks at every boundary. `due`: steps at which a probe is asked for."""
 
-    def __init__(self, root: Path, start: str, seed: int, design: str, costs: Costs) -> None:
-        self.rundir, self.now, self.costs = RunDir(root), 0.0, costs
+    def __init__(self, root: Path, start: str, seed: int, design: str, costs: Costs, budget: int) -> None:
+        self.rundir, self.now, self.costs, self.budget = RunDir(root), 0.0, costs, budget
         text = POLICY.read_text().replace("design: inline", f"design: {design}")
         recipe = recipe_of(start, seed)
         root.mkdir(parents=True, exist_ok=True)
@@ -122,10 +122,10 @@ class House:
         """A look of the controller between what the agent has now and what it has then."""
         assert self.loop is not None
         self.now += 1.0
-        if self.costs.wall >= BUDGET:
+        if self.costs.wall >= self.budget:
             self.loop.stop("the budget is spent")
             return None
-        if not state.probe and state.step >= 8 + self.asked * ASK_EVERY:
+        if not state.probe and state.step >= FIRST + self.asked * AGAIN:
             order = Order(order_id=f"bench-{self.asked}", action="probe", by="bench", at=self.now)
             self.asked += 1
             say(self.rundir, order)
@@ -140,10 +140,10 @@ class House:
         self.agent.close()
 
 
-def run(root: Path, start: str, arm: str, seed: int) -> tuple[Costs, dict[str, Any]]:
+def run(root: Path, start: str, arm: str, seed: int, steps: int) -> tuple[Costs, dict[str, Any]]:
     """One run until its wall budget is spent."""
-    costs = Costs()
-    house = House(root, start, seed, arm, costs) if arm not in ("none", "optuna") else None
+    costs, budget = Costs(), steps * STEP
+    house = House(root, start, seed, arm, costs, budget) if arm not in ("none", "optuna") else None
     loop = made(root, recipe_of(start, seed), house)
     if house is not None:
         house.loop = loop
@@ -156,7 +156,7 @@ def run(root: Path, start: str, arm: str, seed: int) -> tuple[Costs, dict[str, A
     counted(loop, add)
     loop._stepper.publish()
     evaluated = -1
-    while costs.wall < BUDGET:
+    while costs.wall < budget:
         here = loop.state.step
         if here % EVERY == 0 and here != evaluated:
             costs.curve.append((costs.wall, costs.total, here, held_out(loop)))
@@ -182,7 +182,7 @@ class Live:
     """Plain Optuna on the live run: each segment has the values that TPE suggests, its score is what the training pass rate gained; the
     best ones are kept once `EXPLORE` segments have been tried."""
 
-    SEGMENT, EXPLORE = 10, 10
+    SEGMENT, EXPLORE = 10, 8
 
     def __init__(self, loop: Loop, seed: int) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)

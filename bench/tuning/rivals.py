@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 
-from bench.tuning.lab import BUDGET, PROMPTS, SAMPLES, SPACE, Clock, Costs, counted, held_out, made, recipe_of
+from bench.tuning.lab import SPACE, STEP, Clock, Costs, counted, held_out, made, recipe_of
 
 POPULATION = 4
 STEPS = 20
-ROUND = STEPS * PROMPTS * SAMPLES
+ROUND = STEPS * STEP
 """Completions of each member between two decisions."""
 
 
@@ -31,7 +31,7 @@ def initial(member: int, seed: int, own: dict[str, float]) -> dict[str, float]:
     return {name: exp(rng.uniform(log(low), log(high))) for name, (low, high) in SPACE.items()}
 
 
-def run(root: Path, start: str, arm: str, seed: int) -> tuple[Costs, dict[str, Any]]:
+def run(root: Path, start: str, arm: str, seed: int, steps: int) -> tuple[Costs, dict[str, Any]]:
     """A population until every member has spent the wall budget."""
     import ray
     from ray import tune
@@ -106,7 +106,7 @@ def run(root: Path, start: str, arm: str, seed: int) -> tuple[Costs, dict[str, A
         logging_level="ERROR",
     )
     try:
-        rounds = -(-BUDGET // ROUND)
+        rounds = -(-steps // STEPS)
         tuner = tune.Tuner(
             Member,
             param_space=space,

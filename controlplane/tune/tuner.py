@@ -110,7 +110,7 @@ class Tuner:
             if not waiting or observed.probe == probe_id:
                 continue
             record = list(read_lines(self._rundir.probes / f"{probe_id}.jsonl"))
-            ended = bool(record) and record[-1]["kind"] == "end"
+            ended = any(line["kind"] == "end" for line in record)
             lost = observed.incarnation != waiting[0].incarnation or self._refused(probe_id, observed)
             if ended or lost:
                 found += self._results(
@@ -316,7 +316,7 @@ class Tuner:
 
     def _results(self, trials: list[Trial], record: list[dict[str, Any]], observed: Observed, lost: str) -> list[Trial]:
         nothing: dict[str, Any] = {"outcome": CONTROL, "device_seconds": {}}
-        end = record[-1] if record and record[-1]["kind"] == "end" else nothing
+        end = next((line for line in record if line["kind"] == "end"), nothing)
         verdicts = self._verdicts(self._begun[trials[0].probe_id], record)
         gained = gain(record)
         done = []

@@ -79,7 +79,7 @@ class Probing:
             return "the last step was not finite; nothing starts from it"
         if session.state.step + spec.run_steps > self._planned_steps:
             return f"{spec.run_steps} steps do not fit before the run ends at step {self._planned_steps}"
-        if record.last:
+        if record.kinds:
             return f"there was a probe {spec.probe_id} in this run already"
         for arm, sets in directive.arms.items():
             if all(session.tunables[name] == value for name, value in sets.items()):

@@ -59,7 +59,8 @@ class LocalHelper:
 
     def stop(self) -> None:
         self._process.kill()
-        self._process.wait(STOP_SECONDS)
+        with suppress(subprocess.TimeoutExpired):  # stuck in the kernel: it will not come back from there
+            self._process.wait(STOP_SECONDS)
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,8 @@ def train(machine: Machine, order: Order, snapshot: Snapshot, record: Record) ->
         arm = Arm(sets)
 
         def each(stepped: Stepped, arm: Arm = arm, name: str = name) -> bool:
+            if not order.folder.exists():
+                return False  # the probe is over, and its record has another writer
             record.step(name, arm.taken, stepped)
             arm.stopped = order.stopped(name)
             return not machine.session.poisoned  # nothing can be learned after a step that is not finite

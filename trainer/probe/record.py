@@ -75,12 +75,9 @@ class Record:
         return spent
 
     @property
-    def last(self) -> str:
-        """Kind of the last line; empty where there is none."""
-        kind = ""
-        for line in read_lines(self.path):
-            kind = line["kind"]
-        return kind
+    def kinds(self) -> list[str]:
+        """Of its lines; empty where there is no record."""
+        return [line["kind"] for line in read_lines(self.path)]
 
     def mend(self) -> None:
         """Cut off a line that a crash has left half-written, so that the next one is whole."""
@@ -97,7 +94,7 @@ def close_left_open(probes: Path, reason: str) -> list[str]:
     for path in sorted(probes.glob("*.jsonl")):
         record = Record(path)
         record.mend()
-        if record.last != "end":
+        if "end" not in record.kinds:
             record.end(CONTROL, reason)
             closed.append(path.stem)
     return closed

@@ -21,6 +21,14 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
 
 
 @pytest.fixture(scope="session")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
+    """One rank."""
+    pool = Ranks(1, tmp_path_factory.mktemp("gloo") / "store")
+    yield pool
+    pool.close()
+
+
+@pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:
     """Started as a run would start it; runs of this process find it and leave it alone."""
     with connected("", 8):

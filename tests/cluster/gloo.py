@@ -19,7 +19,8 @@ class Ranks:
     """`ranks(function, *args)` returns what each rank returned; raises what the first one raised, as text."""
 
     def __init__(self, ranks: int, store: Path) -> None:
-        context = mp.get_context("spawn")
+        context = mp.get_context("forkserver")
+        context.set_forkserver_preload(["tests.cluster.test_sharded"])  # PyTorch is read once, and not once per rank
         self._ends: list[Connection] = []
         self._processes = []
         for rank in range(ranks):

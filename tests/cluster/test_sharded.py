@@ -114,6 +114,16 @@ def test_recomputed_activations_change_no_bit(ranks: Ranks, kind: str) -> None:
         assert same(weights, recomputed)
 
 
+@pytest.mark.parametrize("kind", ["qwen3", "llama"])
+def test_one_rank_takes_the_steps_of_one_process_to_the_bit(alone: Ranks, kind: str) -> None:
+    plain = PlainLearner(model(kind), SPEC)
+    expected = [plain.step(step, batch(step), TUNABLES) for step in range(1, STEPS + 1)]
+    [(results, weights)] = alone(train, STEPS, Loss(), Precision(), kind)
+    assert repr(results) == repr(expected)
+    assert weights is not None
+    assert same(weights, dict(plain.model.state_dict()))
+
+
 ALIKE = [scored([1.0, -1.0], [4, 6], ordinal=n) for n in (0, 0, 0, 0, 1)]
 """Prompts whose gradients agree, so that there is a signal to measure."""
 
@@ -289,15 +299,11 @@ def stage_damaged(directory: Path, damage: str) -> tuple[str, bool]:
     return "", True
 
 
-def test_two_ranks_write_and_one_reads_and_the_other_way_round(ranks: Ranks, tmp_path: Path) -> None:
+def test_two_ranks_write_and_one_reads_and_the_other_way_round(ranks: Ranks, alone: Ranks, tmp_path: Path) -> None:
     first = ranks(write_after_steps, tmp_path / "two", 2)[0]
-    alone = Ranks(1, tmp_path / "store")
-    try:
-        [(resharded, weights)] = alone(read_and_go_on, tmp_path / "two", tmp_path / "one")
-        assert same(weights, first)
-        (back, again), _ = ranks(read_and_go_on, tmp_path / "one", tmp_path / "back")
-    finally:
-        alone.close()
+    [(resharded, weights)] = alone(read_and_go_on, tmp_path / "two", tmp_path / "one")
+    assert same(weights, first)
+    (back, again), _ = ranks(read_and_go_on, tmp_path / "one", tmp_path / "back")
     plain = PlainLearner(model(), SPEC)
     expected = [plain.step(step, batch(step), TUNABLES) for step in range(1, 5)]
     assert (resharded.loss, back.loss) == pytest.approx((expected[2].loss, expected[3].loss), rel=1e-4)

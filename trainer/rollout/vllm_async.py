@@ -267,6 +267,7 @@ class AsyncEngine:
         atexit.unregister(self.close)
         if self._llm is not None and self._failure is None:
             with contextlib.suppress(Exception):
+                self._loop.soon(self._llm.output_handler.cancel)  # or it would log the end as a failure
                 self._llm.shutdown(timeout=GRACE)
         self._failure = self._failure or EngineError("it was closed")
         self._kill()

@@ -21,7 +21,7 @@ from trainer.rollout import vllm_async
 from trainer.rollout.length import Interruption
 from trainer.rollout.vllm_async import AsyncEngine, AsyncVllmGenerator
 from trainer.settings import OptimizerSpec, TinyModel
-from trainer.sync.vllm_transfer import Sender, TransferError, _Client, source
+from trainer.sync.vllm_transfer import Sender, TransferError, source
 from trainer.types import Version
 
 
@@ -139,21 +139,6 @@ def _free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])
-
-
-def test_every_generator_gets_ranks_of_its_own() -> None:
-    class Four:
-        workers: Sequence[int] = (2, 4, 1, 2)
-
-        def join(self, infos: Sequence[Mapping[str, Any]]) -> None:
-            self.infos = infos
-
-    client = _Client()
-    four = Four()
-    client.generators = four  # type: ignore[assignment]
-    client.init_weight_transfer_engine({"rank_offset": 1, "world_size": 10, "master_port": 5})
-    assert [info["rank_offset"] for info in four.infos] == [1, 3, 7, 8]
-    assert {info["world_size"] for info in four.infos} == {10}
 
 
 def test_a_generator_that_does_not_come_is_an_error_in_time(

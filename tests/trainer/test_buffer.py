@@ -1,10 +1,12 @@
 """The staleness bound and progress of the rollout buffer under random schedules, in both off-policy modes."""
 
+from collections import Counter
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.rollout.admission import Admission, Phases, Pipeline
+from trainer.rollout.admission import Admission, Load, Phases, Pipeline
 from trainer.rollout.buffer import RolloutBuffer, renamed, staleness
 from trainer.rollout.collector import Rename
 from trainer.types import Completion, Group, GroupRequest, Item, Prompt, Sampling, ScoredGroup, Span, Verdict, Version
@@ -58,6 +60,38 @@ class World:
             self.now = Version(self.now.branch, self.now.n + 1)
         self.buffer.release()
         return True
+
+
+versions = st.lists(st.integers(0, 6), max_size=25)
+
+
+@settings(max_examples=300, deadline=None)
+@given(running=versions, ready=versions, k=st.integers(0, 4), batch=st.integers(1, 8), held=st.integers(0, 3))
+def test_counting_versions_decides_as_looking_at_every_group_would(
+    running: list[int], ready: list[int], k: int, batch: int, held: int
+) -> None:
+    load = Load(6, Counter(running), Counter(ready), held, k, batch)
+    rest = sorted([*sorted(ready)[batch:], *running])
+    in_time = all(since + k >= 6 + 1 + place // batch for place, since in enumerate(rest))
+    assert Pipeline().serves(load) == (len(ready) >= batch and (not running or in_time))
+    assert load.groups == len(running) + len(ready)
+    assert [since for since, groups in load.left() for _ in range(groups)] == rest
+    filling = all(since == 6 for since in (*running, *ready))
+    wanted = max(1, k) * batch if filling else batch
+    assert Phases().free(load) == (0 if held else max(0, wanted - len(running) - len(ready)))
+
+
+def test_a_group_older_than_its_admission_is_not_handed_out_on_trust() -> None:
+    buffer, now = RolloutBuffer(), Version(0, 5)
+    for number, oldest in enumerate((Version(0, 5), Version(0, 1))):  # the second one breaks what generators promise
+        buffer.admit(number, Item(0, number), now)
+        buffer.finish(number, group(number, Item(0, number), oldest, now))
+    first = buffer.take(now, 2, 2)
+    assert first is not None
+    assert (len(first.batch), [scored.item for scored in first.stale]) == (0, [Item(0, 1)])
+    second = buffer.take(now, 2, 1)
+    assert second is not None
+    assert [scored.item for scored in second.batch] == [Item(0, 0)]
 
 
 schedules = st.lists(

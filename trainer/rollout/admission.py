@@ -9,7 +9,8 @@ Both look at `Load` alone: versions tell a phase that is being filled (every gro
 version) from one that is being trained (some were admitted before), so that there is no mode to keep or to save.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -20,10 +21,11 @@ class Load:
 
     now: int
     """Learner's version."""
-    running: Sequence[int]
-    """Version at admission of each group in flight."""
-    ready: Sequence[int]
-    """The same of each group that waits for the learner, oldest first; none of them is too old."""
+    running: Mapping[int, int]
+    """Groups in flight by version at admission. They may be a hundred thousand, and this is asked at every turn: the policies
+    count versions, of which there are a handful, and never groups."""
+    ready: Mapping[int, int]
+    """The same of the groups that wait for the learner; none of them is too old."""
     held: int
     """Groups that the learner works on."""
     k: int
@@ -33,7 +35,21 @@ class Load:
     @property
     def groups(self) -> int:
         """Groups in flight or ready."""
-        return len(self.running) + len(self.ready)
+        return sum(self.running.values()) + self.waiting
+
+    @property
+    def waiting(self) -> int:
+        """Groups that are ready."""
+        return sum(self.ready.values())
+
+    def left(self) -> list[tuple[int, int]]:
+        """(version, groups) of what is left when the oldest `batch` ready groups are taken, oldest first."""
+        rest, taken = Counter(self.running), self.batch
+        for since, groups in sorted(self.ready.items()):
+            gone = min(groups, taken)
+            rest[since] += groups - gone
+            taken -= gone
+        return sorted((+rest).items())
 
 
 class Admission(Protocol):
@@ -70,12 +86,16 @@ class Pipeline:
 
     def serves(self, load: Load) -> bool:
         """Not if some remaining group would miss its last batch by it (earliest deadline first)."""
-        if len(load.ready) < load.batch:
+        if load.waiting < load.batch:
             return False
         if not load.running:
             return True
-        rest = sorted([*load.ready[load.batch :], *load.running])
-        return all(since + load.k >= load.now + 1 + place // load.batch for place, since in enumerate(rest))
+        place = 0
+        for since, groups in load.left():
+            place += groups  # the last one of its version waits longest
+            if since + load.k < load.now + 1 + (place - 1) // load.batch:
+                return False
+        return True
 
 
 class Phases:
@@ -99,7 +119,7 @@ class Phases:
         return max(0, wanted - load.groups)
 
     def serves(self, load: Load) -> bool:
-        return not load.running and len(load.ready) >= load.batch and self.free(load) == 0
+        return not load.running and load.waiting >= load.batch and self.free(load) == 0
 
 
 def admission(mode: Literal["pipeline", "ppo_off_policy"]) -> Admission:

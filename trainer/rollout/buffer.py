@@ -15,8 +15,11 @@ admission is bounded by capacity. Shrinking k or the batch never deadlocks: noth
 fit again, and what is there is used or dropped.
 """
 
+from bisect import bisect_right, insort
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import takewhile
 
 from trainer.rollout.admission import Admission, Load, Pipeline
 from trainer.types import Group, Item, ScoredGroup, Version
@@ -36,6 +39,20 @@ class _Ready:
     scored: ScoredGroup
     since: Version
     oldest: Version
+
+
+@dataclass(frozen=True)
+class _Since:
+    """Groups by the learner's version at their admission; a version without groups has no entry."""
+
+    running: Counter[int] = field(default_factory=Counter)
+    ready: Counter[int] = field(default_factory=Counter)
+
+    def gone(self, groups: Counter[int], since: Version) -> None:
+        """One group less."""
+        groups[since.n] -= 1
+        if not groups[since.n]:
+            del groups[since.n]
 
 
 @dataclass(frozen=True)
@@ -61,6 +78,8 @@ class RolloutBuffer:
         self._admission = admission or Pipeline()
         self._running: dict[int, _Running] = {}
         self._ready: list[_Ready] = []
+        """In the order in which they are taken."""
+        self._since = _Since()
         self._held = 0
 
     @property
@@ -70,11 +89,12 @@ class RolloutBuffer:
 
     def free(self, now: Version, max_staleness: int, prompts_per_step: int) -> int:
         """Groups that may be admitted now; 0 while a shrunken capacity is still overfull."""
-        return self._admission.free(self._load(self._ready, now, max_staleness, prompts_per_step))
+        return self._admission.free(self._load(self._since.ready, now, max_staleness, prompts_per_step))
 
     def admit(self, request_id: int, item: Item, now: Version) -> None:
         """A group was submitted to the generator while the learner was at `now`."""
         self._running[request_id] = _Running(item, now)
+        self._since.running[now.n] += 1
 
     def item(self, request_id: int) -> Item:
         """The prompt behind a request in flight."""
@@ -82,29 +102,37 @@ class RolloutBuffer:
 
     def finish(self, request_id: int, scored: ScoredGroup) -> None:
         """A group came back verified."""
-        self._ready.append(_Ready(scored, self._running.pop(request_id).since, scored.group.oldest))
+        since = self._left(request_id).since
+        insort(self._ready, _Ready(scored, since, scored.group.oldest), key=_order)
+        self._since.ready[since.n] += 1
 
     def drop(self, request_id: int) -> Item:
         """A group came back without verdicts: its slot is free and its prompt is to be requeued."""
-        return self._running.pop(request_id).item
+        return self._left(request_id).item
 
     def serves(self, now: Version, max_staleness: int, prompts_per_step: int) -> bool:
         """Whether `take` at version `now` would hand over a batch."""
-        fresh, _ = self._sift(now, self._admission.bound(max_staleness))
-        fresh.sort(key=lambda entry: entry.since)
-        return self._admission.serves(self._load(fresh, now, max_staleness, prompts_per_step))
+        ready = self._since.ready
+        if stale := self._stale(now, self._admission.bound(max_staleness)):
+            ready = ready - Counter(entry.since.n for entry in stale)
+        return self._admission.serves(self._load(ready, now, max_staleness, prompts_per_step))
 
     def take(self, now: Version, max_staleness: int, prompts_per_step: int) -> Taken | None:
         """The next batch of `prompts_per_step` groups, oldest first, or None: too few are ready, or it pays to wait.
 
         Every completion in the batch has its oldest version within the policy's bound of `now` and of the same branch.
         """
-        fresh, stale = self._sift(now, self._admission.bound(max_staleness))
-        fresh.sort(key=lambda entry: (entry.since, entry.scored.item))
-        self._ready = fresh
+        bound = self._admission.bound(max_staleness)
+        stale = self._stale(now, bound)
+        self._remove(stale)
         batch: list[_Ready] = []
-        if self._admission.serves(self._load(fresh, now, max_staleness, prompts_per_step)):
-            batch, self._ready = fresh[:prompts_per_step], fresh[prompts_per_step:]
+        if self._admission.serves(self._load(self._since.ready, now, max_staleness, prompts_per_step)):
+            batch = self._ready[:prompts_per_step]
+            late = [
+                entry for entry in batch if staleness(entry.oldest, now) > bound
+            ]  # none: but nothing is taken on trust
+            self._remove(late or batch)
+            stale, batch = [*stale, *late], [] if late else batch
             self._held += len(batch)
         if not batch and not stale:
             return None
@@ -119,6 +147,7 @@ class RolloutBuffer:
         running, ready = [running.item for running in self._running.values()], [entry.scored for entry in self._ready]
         self._running.clear()
         self._ready.clear()
+        self._since = _Since()
         self._held = 0
         return running, ready
 
@@ -139,26 +168,49 @@ class RolloutBuffer:
     def restore(self, state: BufferState, rename: Rename) -> None:
         """Hold what a snapshot held, under other names for its versions."""
         self._running = {i: replace(running, since=rename(running.since)) for i, running in state.running.items()}
-        self._ready = [
+        ready = (
             _Ready(
                 replace(entry.scored, group=renamed(entry.scored.group, rename)),
                 rename(entry.since),
                 rename(entry.oldest),
             )
             for entry in state.ready
-        ]
+        )
+        self._ready = sorted(ready, key=_order)
+        self._since = _Since(
+            Counter(running.since.n for running in self._running.values()),
+            Counter(entry.since.n for entry in self._ready),
+        )
         self._held = 0
 
-    def _load(self, ready: Sequence[_Ready], now: Version, k: int, batch: int) -> Load:
-        running = [running.since.n for running in self._running.values()]
-        return Load(now.n, running, [entry.since.n for entry in ready], self._held, k, batch)
+    def _load(self, ready: Mapping[int, int], now: Version, k: int, batch: int) -> Load:
+        return Load(now.n, self._since.running, ready, self._held, k, batch)
 
-    def _sift(self, now: Version, bound: int) -> tuple[list[_Ready], list[_Ready]]:
-        fresh: list[_Ready] = []
-        stale: list[_Ready] = []
-        for entry in self._ready:
-            (fresh if staleness(entry.oldest, now) <= bound else stale).append(entry)
-        return fresh, stale
+    def _left(self, request_id: int) -> _Running:
+        """A group is no longer in flight."""
+        running = self._running.pop(request_id)
+        self._since.gone(self._since.running, running.since)
+        return running
+
+    def _stale(self, now: Version, bound: int) -> list[_Ready]:
+        """Ready groups that are too old. No token is older than its group's admission, so they are among the first."""
+        suspects = takewhile(lambda entry: staleness(entry.since, now) > bound, self._ready)
+        return [entry for entry in suspects if staleness(entry.oldest, now) > bound]
+
+    def _remove(self, entries: Sequence[_Ready]) -> None:
+        """Ready groups that are not ready any more; all of them are among the first."""
+        if not entries:
+            return
+        gone = {id(entry) for entry in entries}
+        last = bisect_right(self._ready, _order(entries[-1]), key=_order)
+        self._ready[:last] = [entry for entry in self._ready[:last] if id(entry) not in gone]
+        for entry in entries:
+            self._since.gone(self._since.ready, entry.since)
+
+
+def _order(entry: _Ready) -> tuple[Version, Item]:
+    """Oldest first; of the same age in the order of the prompts."""
+    return entry.since, entry.scored.item
 
 
 def staleness(oldest: Version, now: Version) -> int:

@@ -64,6 +64,11 @@ MUTANTS: dict[str, tuple[Edit, ...]] = {
         Edit("controlplane/agent/guardrails.py", "    if step > desired.expires_at_step:", "    if False:"),
     ),
     "a decision is applied twice": (
+        Edit(
+            "controlplane/agent/agent.py",
+            "if answer := self._memory.answers.get(desired.decision_id):",
+            "if (answer := self._memory.answers.get(desired.decision_id)) and not answer:",
+        ),
         Edit("controlplane/agent/guardrails.py", "    if desired.decision_id in memory.answers:", "    if False:"),
         Edit(
             "controlplane/agent/guardrails.py",

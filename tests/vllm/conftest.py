@@ -5,6 +5,8 @@ Without vLLM everything here is skipped: `make test-vllm` sets up an environment
 
 import importlib.util
 import itertools
+import os
+import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,11 @@ from trainer.types import Version
 SLOTS = 16
 PHRASE = "</think><answer>"
 TESTS = Path(__file__).parent
+
+if importlib.util.find_spec("vllm") is not None:
+    # vLLM imports Ray, and Ray reads how it is protected when it is imported.
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -109,3 +109,25 @@ def _parent(entry: Path) -> int:
         return int((entry / "stat").read_text().rpartition(")")[2].split()[1])
     except (FileNotFoundError, ProcessLookupError):
         return 0
+
+
+def test_a_run_on_ray_trains_with_vllm_in_a_process_of_its_own(ray: None, tmp_path: Path) -> None:
+    from controlplane.contract.rundir import RunDir, read_lines
+    from tests.cluster.runs import check, go, recipe
+
+    spec = recipe(
+        steps=6,
+        model={"head_dim": 32},
+        rollout={"generator": "vllm", "process": "own"},
+        cluster={
+            "generators": {"max": 1},
+            "deadlines": {"start": PATIENCE, "hang": PATIENCE, "load": PATIENCE, "abort": PATIENCE},
+        },
+    )
+    _, why = go(tmp_path, spec)
+    assert why == "end"
+    check(tmp_path, spec)
+    steps = list(read_lines(RunDir(tmp_path).steps))
+    assert max(line["staleness_max"] for line in steps) > 0  # the weights changed while completions were under way
+    assert all(abs(line["ratio_mean"] - 1) < 0.05 for line in steps)
+    assert all(line["mismatch_kl"] < 0.01 for line in steps)

@@ -74,13 +74,16 @@ class Both:
 
 @pytest.fixture
 def learner(other_weights: Mapping[str, Tensor], tokenizer: Any) -> Iterator[ShardedLearner]:
-    """One rank with FSDP2 shards; it has the other weights."""
-    join(dist.HashStore(), 0, 1, torch.device("cpu"), timedelta(seconds=60))
+    """One rank with FSDP2 shards; it has the other weights. vLLM's engine in this process may have made a group already."""
+    alone = not dist.is_initialized()
+    if alone:
+        join(dist.HashStore(), 0, 1, torch.device("cpu"), timedelta(seconds=60))
     model = make_tiny(TinyModel(), tokenizer, seed=3)
     model.load_state_dict(other_weights)
     learner = ShardedLearner(model, OptimizerSpec())
     yield learner
-    learner.close()
+    if alone:
+        learner.close()
 
 
 def test_the_source_declares_what_it_yields(learner: ShardedLearner, other_weights: Mapping[str, Tensor]) -> None:

@@ -181,6 +181,7 @@ def _vllm_generators(work: Groundwork, gpus: int | None) -> tuple[Generator, Gen
         dtype,
         head,
         split,
+        transfer=recipe.cluster.transfer if gpus else "file",
         threads=torch.get_num_threads() if device(recipe).type == "cpu" else None,
         deadlines=Deadlines(start=limits.start, call=limits.abort, load=limits.load, stall=limits.hang),
     )

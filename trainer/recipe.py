@@ -93,6 +93,8 @@ class Recipe(Part):
             )
         if self.rollout.process == "same" and (split or gpus or 1) > 1 and self.rollout.generator == "vllm":
             raise Misplaced(("rollout", "process"), "must be own or auto where several GPUs share a model")
+        if self.cluster.transfer == "nccl" and self.rollout.generator != "vllm":
+            raise Misplaced(("cluster", "transfer"), "nccl is for rollout.generator vllm; others take a file")
         if self.task.kind != "arithmetic" and isinstance(self.model, TinyModel):
             raise Misplaced(("model",), f"the {self.task.kind} task needs a model directory: give model.path")
         for name, value in self.tunables().items():

@@ -2,9 +2,10 @@
 
 import importlib
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,14 +16,22 @@ from torch import Tensor
 from tests.vllm.conftest import SLOTS
 from tests.vllm.test_async import until_every_request_has
 from tests.vllm.test_generator import CLOSE, difference, drain, request, with_weights
+from trainer.cluster import broadcast
+from trainer.cluster.broadcast import BroadcastSync
+from trainer.cluster.decoding import Decoder
+from trainer.cluster.fleet import Fleet
+from trainer.cluster.pool import Pool
+from trainer.cluster.settings import ClusterSpec
+from trainer.cluster.sync import FileSync, Outbox
 from trainer.learn.sharded import ShardedLearner, join
 from trainer.model import make_tiny
 from trainer.rollout import vllm_async
 from trainer.rollout.length import Interruption
 from trainer.rollout.vllm_async import AsyncEngine, AsyncVllmGenerator
 from trainer.settings import OptimizerSpec, TinyModel
+from trainer.sync.files import write
 from trainer.sync.vllm_transfer import Sender, TransferError, source
-from trainer.types import Version
+from trainer.types import Group, Version
 
 
 class Receiver:
@@ -54,7 +63,7 @@ class Both:
         self._engine, self.receiver = engine, Receiver()
 
     def join(self, infos: Sequence[Mapping[str, Any]]) -> None:
-        self._at_once(lambda: self._engine.join(infos[0]), lambda: self.receiver.join(infos[1]))
+        self._at_once(lambda: self._engine.join("both", infos[0]), lambda: self.receiver.join(infos[1]))
 
     def begin_update(self) -> None:
         self._engine.begin_update()
@@ -103,6 +112,7 @@ def test_weights_reach_every_worker_in_flight_by_vllms_own_transfer(
     tokenizer: Any,
     interruption: Interruption,
     monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     monkeypatch.setattr(vllm_async, "EXTENSION", "tests.vllm.fake_nccl.Extension")
     monkeypatch.setattr(torch.cuda, "current_stream", torch.cuda.current_stream)  # put back after the fake
@@ -129,11 +139,99 @@ def test_weights_reach_every_worker_in_flight_by_vllms_own_transfer(
         for got in both.receiver.got:
             assert got.keys() == other_weights.keys()
             assert all(torch.equal(got[name], tensor) for name, tensor in other_weights.items())
-        with pytest.raises(RuntimeError, match="by nccl"):
-            engine.load(model.state_dict(), Version(0, 2))
         sender.close()
+
+        # Now as on a cluster: the pool invites, the learner sends, and who comes up in between takes a file.
+        pool, learners = the_pool(generator), Ranks(learner, other_weights)
+        files = FileSync(learners.export, pool, Outbox(tmp_path, "run"))
+        sync = BroadcastSync(files, pool, learners.apply, workers=1, deadline=60.0, packed=False)
+        sync.publish(Version(0, 2))
+        while not pool.sampling:
+            pool.turn(0.1)
+        assert (engine.version, learners.exported, learners.sent) == (Version(0, 2), 1, 0)
+        pool.rollouts.submit(request(tokenizer, 2))
+        first = collected(pool)
+        assert first.oldest == Version(0, 2)
+        assert difference(with_weights(model, other_weights, tokenizer), first).abs().max() < CLOSE
+        for n, weights in ((3, model.state_dict()), (4, other_weights)):
+            learners.become(weights)
+            pool.rollouts.submit(request(tokenizer, n, limit=400, heat=0.01))
+            sync.publish(Version(0, n))
+            assert collected(pool).oldest.n >= n - 1
+            pool.rollouts.submit(request(tokenizer, 10 + n))
+            last = collected(pool)
+            assert last.oldest == Version(0, n)
+            assert difference(with_weights(model, weights, tokenizer), last).abs().max() < CLOSE
+        assert (learners.exported, learners.sent) == (1, 2)
+        pool.close()
     finally:
         engine.close()
+
+
+class Ranks:
+    """One rank as `LearnerGroup` would have it."""
+
+    def __init__(self, learner: ShardedLearner, weights: Mapping[str, Tensor]) -> None:
+        self.learner, self.weights = learner, weights
+        self.exported = self.sent = 0
+
+    def become(self, weights: Mapping[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, tensor in self.learner.model.state_dict().items():
+                tensor.to_local().copy_(weights[name])  # one rank has it whole
+
+    def export(self, path: Path) -> str:
+        self.exported += 1
+        return write(path, self.learner.layout(), self.learner.weights())
+
+    def apply(self, function: Callable[..., Any], *args: Any, doing: str) -> list[Any]:
+        self.sent += function is broadcast.send
+        return [function(self.learner, *args)]
+
+
+class LocalEngine:
+    """An engine of the pool with its decoder in this process."""
+
+    needs = "nothing"
+
+    def __init__(self, name: str, generator: AsyncVllmGenerator, judge: AsyncVllmGenerator) -> None:
+        self.name = name
+        self._decoder = Decoder({"rollout": generator, "evaluation": judge}, 1)
+        self._control, self._collect = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
+        self.ready: Future[Any] = Future()
+        self.ready.set_result({})
+
+    def placed(self) -> bool:
+        return True
+
+    def submit(self, *args: Any) -> "Future[Any]":
+        return self._control.submit(self._decoder.submit, *args)
+
+    def load(self, *args: Any) -> "Future[Any]":
+        return self._control.submit(self._decoder.load, *args)
+
+    def abort(self, *args: Any) -> "Future[Any]":
+        return self._control.submit(self._decoder.abort, *args)
+
+    def collect(self, wait: float) -> "Future[Any]":
+        return self._collect.submit(self._decoder.collect, wait)
+
+    def kill(self) -> None:
+        self._decoder.close()
+
+
+def the_pool(generator: AsyncVllmGenerator) -> Pool:
+    judge = AsyncVllmGenerator(generator._own, 4, generator._interruption)
+    spec = ClusterSpec()
+    fleet = Fleet(lambda name: LocalEngine(name, generator, judge), spec, lambda: 1)
+    return Pool(fleet, spec, {"rollout": SLOTS, "evaluation": 4}, {"rollout": 3, "evaluation": 1})
+
+
+def collected(pool: Pool) -> Group:
+    for _ in range(3000):
+        for group in pool.rollouts.poll():
+            return group
+    raise AssertionError("no group came")
 
 
 def _free_port() -> int:

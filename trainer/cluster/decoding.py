@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from trainer.cluster.engine import Harvest, Lane, Loaded, Weights, WeightsFile
-from trainer.rollout.generator import Generator, LoadsFiles
+from trainer.cluster.engine import Harvest, Invitation, Lane, Loaded, Weights, WeightsFile
+from trainer.rollout.generator import Generator, LoadsFiles, Meets
 from trainer.sync import files
 from trainer.types import Group, GroupRequest, Version
 
@@ -68,6 +68,12 @@ class Decoder:
             WeightsFileError, ValueError: the file is not the one that was meant. The old weights stay.
         """
         generator = self._generators["rollout"]
+        if isinstance(weights, Invitation):
+            if not isinstance(generator, Meets):
+                raise ValueError(f"{type(generator).__name__} takes weights from a file, not from a broadcast")
+            invited = weights
+            self._do(lambda: generator.meet(invited.group, invited.join, invited.info, version)).result()
+            return Loaded(version, "")
         if isinstance(weights, WeightsFile) and isinstance(generator, LoadsFiles):
             file = weights
             self._do(lambda: generator.load_file(file.path, file.digest, version)).result()

@@ -21,6 +21,7 @@ from controlplane.agent import Directive
 from controlplane.contract.rundir import RunDir, append_line, write_atomic
 from trainer.build import Groundwork, Run, Workers, build, identify
 from trainer.cluster import CannotStart, ClusterFailure
+from trainer.cluster.broadcast import BroadcastSync
 from trainer.cluster.budget import Budget
 from trainer.cluster.engine import Engine, Lane
 from trainer.cluster.fleet import Fleet
@@ -31,6 +32,7 @@ from trainer.cluster.sync import FileSync, Outbox, parent_of
 from trainer.cluster.wanted import wanted
 from trainer.recipe import Recipe
 from trainer.stopwatch import Devices
+from trainer.sync import WeightSync
 
 NAP = 0.1
 """Seconds between two looks for a signal while the learners wait for their restart."""
@@ -158,8 +160,18 @@ class _Cluster:
         for book in pool.books.values():
             pool.abort(book)
         self._learners = start_learners(work, self._rundir, self._gpus[0])
-        sync = FileSync(self._learners.export, pool, self._outbox)
+        sync = self._sync(self._learners, pool)
         return Workers(self._learners.learner, pool.rollouts, pool.evaluation, sync, self._devices)
+
+    def _sync(self, learners: Learners, pool: Pool) -> WeightSync:
+        files = FileSync(learners.export, pool, self._outbox)
+        if self._recipe.cluster.transfer == "file":
+            return files
+        if learners.apply is None or not all(self._gpus):
+            raise CannotStart(
+                "cluster.transfer: nccl needs GPUs, for the learners and for the generators; file does not"
+            )
+        return BroadcastSync(files, pool, learners.apply, self._gpus[1], self._recipe.cluster.deadlines.load)
 
     def _vote(self, directive: Directive) -> str:
         return self._learners.vote(directive) if self._learners else ""

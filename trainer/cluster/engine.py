@@ -29,8 +29,20 @@ class WeightsFile:
     """SHA-256, in hexadecimal."""
 
 
-Weights = WeightsFile | Mapping[str, Any]
-"""Where an engine finds its weights: a file, or the tensors themselves where they are small."""
+@dataclass(frozen=True)
+class Invitation:
+    """Weights that rank 0 of the learner sends right now, to a group of engines at once (trainer.cluster.broadcast)."""
+
+    group: str
+    """Who meets. An engine that is in another one leaves it and joins this one first."""
+    join: Mapping[str, Any]
+    """How: what vLLM's weight transfer wants to know."""
+    info: Mapping[str, Any]
+    """What is sent: names, formats and shapes, in order."""
+
+
+Weights = WeightsFile | Invitation | Mapping[str, Any]
+"""Where an engine finds its weights: a file, a broadcast, or the tensors themselves where they are small."""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """The learners of a run on a cluster: ranks in processes of their own, or none, and then the driver learns itself."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from controlplane.agent import Directive
 from controlplane.contract.rundir import RunDir
@@ -49,6 +50,8 @@ class Learners:
     """What stands in the way of a directive, on any rank; empty when nothing does."""
     close: Callable[[], None]
     """Ends their processes."""
+    apply: Callable[..., Sequence[Any]] | None = None
+    """Calls a function with the learner of every rank, in its process; None where there are no ranks."""
 
 
 def start_learners(work: Groundwork, rundir: RunDir, gpus: int) -> Learners:
@@ -71,7 +74,7 @@ def start_learners(work: Groundwork, rundir: RunDir, gpus: int) -> Learners:
         poison=rundir.poison,
         limits=Limits(start=limits.start, work=spec.step_seconds),
     )
-    return Learners(group, group.export, group.vote, group.close)
+    return Learners(group, group.export, group.vote, group.close, group.apply)
 
 
 def _in_the_driver(work: Groundwork) -> Learners:

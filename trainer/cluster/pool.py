@@ -23,7 +23,7 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from trainer.cluster.engine import LANES, Harvest, Lane, Loaded, Weights, WeightsFile
+from trainer.cluster.engine import LANES, Harvest, Invitation, Lane, Loaded, Weights, WeightsFile
 from trainer.cluster.fleet import Fleet, Tell, silent
 from trainer.cluster.lane import Book
 from trainer.cluster.member import Member
@@ -58,7 +58,7 @@ class Pool:
         self._ahead = {lane: spec.generators.ahead * samples[lane] for lane in LANES}
         self._clock, self._tell = clock, tell
         self._mail: SimpleQueue[tuple[Callable[[Member, Future[Any]], None], Member, Future[Any]]] = SimpleQueue()
-        self._newest: tuple[Weights, Version] | None = None
+        self._newest: tuple[Callable[[], Weights], Version] | None = None
         self._look_at = -1.0
 
     @property
@@ -95,9 +95,33 @@ class Pool:
 
         One that comes up later takes the newest weights before it samples.
         """
-        self._newest = weights, version
+        self._newest = (lambda: weights), version
         for member in self._fleet.alive("joining", "live", "draining"):
-            self._load(member)
+            self._load(member, weights, version)
+        self._until_confirmed()
+
+    @property
+    def sampling(self) -> Sequence[str]:
+        """Names of the engines that sample."""
+        return [member.engine.name for member in self._fleet.alive("live", "draining")]
+
+    def broadcast(self, invited: Mapping[str, Invitation], version: Version, file: Callable[[], WeightsFile]) -> None:
+        """Let engines take weights that are being sent to them; back when every one of them has confirmed them or is lost.
+
+        All others take `file`, which is called only when the sending is over.
+        """
+        self._newest = None
+        for member in self._fleet.alive("live", "draining"):
+            if member.engine.name in invited:
+                self._load(member, invited[member.engine.name], version)
+        self._until_confirmed()
+        self._newest = file, version
+        for member in self._fleet.alive("joining", "live", "draining"):
+            if member.engine.name not in invited:
+                self._load(member, file(), version)
+        self._until_confirmed()
+
+    def _until_confirmed(self) -> None:
         while any(member.loading for member in self._fleet.alive("live", "draining")):
             self.turn(PATIENCE)
 
@@ -148,7 +172,8 @@ class Pool:
         member.begins_with(self._slots)
         self._ask(member)
         if self._newest is not None:
-            self._load(member)
+            weights, version = self._newest
+            self._load(member, weights(), version)
 
     def _harvested(self, member: Member, future: "Future[Harvest]") -> None:
         if error := future.exception():
@@ -189,9 +214,7 @@ class Pool:
         member.asked_at = self._clock()
         self._expect(self._harvested, member, member.engine.collect(BEAT))
 
-    def _load(self, member: Member) -> None:
-        assert self._newest is not None
-        weights, version = self._newest
+    def _load(self, member: Member, weights: Weights, version: Version) -> None:
         digest = weights.digest if isinstance(weights, WeightsFile) else ""
         member.load_asked_at = self._clock()
         member.loading = member.engine.load(weights, version)

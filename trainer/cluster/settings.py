@@ -79,6 +79,9 @@ class ClusterSpec(Part):
 
     learners: Learners = Learners()
     generators: Generators = Generators()
+    transfer: Literal["file", "nccl"] = "file"
+    """How weights reach the generators. file: in one that they map. nccl: sent by rank 0 of the learner to all of them at once,
+    with vLLM on GPUs; never run on GPUs so far."""
     gpus_per_node: int = Field(default=8, ge=1)
     """GPUs in one machine; a generator must fit into one."""
     weights: Path | None = None

@@ -23,12 +23,24 @@ class FileSync:
 
     def __init__(self, export: Callable[[Path], str], pool: Pool, outbox: "Outbox") -> None:
         self._export, self._pool, self._outbox = export, pool, outbox
+        self._newest: Path | None = None
 
     def publish(self, version: Version) -> None:
+        file = self.file(version)
+        self._pool.publish(file, version)
+        self.tidy()
+
+    def file(self, version: Version) -> WeightsFile:
+        """The learner's weights in a new file."""
         path = self._outbox.path(version)
-        digest = self._export(path)
-        self._pool.publish(WeightsFile(path, digest), version)
-        self._outbox.keep_only(path)
+        file = WeightsFile(path, self._export(path))
+        self._newest = path
+        return file
+
+    def tidy(self) -> None:
+        """Remove all files but the newest."""
+        if self._newest is not None:
+            self._outbox.keep_only(self._newest)
 
 
 class Outbox:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -49,4 +49,13 @@ class LoadsFiles(Protocol):
         Raises:
             ValueError: it is not that file, or lacks a tensor of the model; nothing was loaded.
         """
+        ...
+
+
+@runtime_checkable
+class Meets(Protocol):
+    """A generator that takes part in a broadcast of weights."""
+
+    def meet(self, group: str, join: Mapping[str, Any], info: Mapping[str, Any], version: Version) -> None:
+        """`Generator.load` of what is being sent to all members of `group`, which it joins if it is not in it."""
         ...

@@ -90,8 +90,8 @@ class AsyncEngine:
     """Implements `Engine`. The arguments are those of `Setup`, and:
 
     Args:
-        transfer: how weights arrive. With nccl and ipc the learner drives `join`, `begin_update`, `receive` and
-            `end_update` (trainer.sync.vllm_transfer); `load` is for file alone.
+        transfer: how weights arrive. With nccl and ipc by `join`, `begin_update`, `receive` and `end_update`, while the
+            learner sends them (trainer.sync.vllm_transfer); files can be loaded in any case.
         threads: CPU threads of the engine core; None: those that the environment says.
 
     Raises:
@@ -122,6 +122,7 @@ class AsyncEngine:
         self._end = end
         self._layout_names = setup.weight_names()
         self._transfer = transfer
+        self._group = ""
         self._deadlines = deadlines or Deadlines()
         self._flights: dict[str, _Flight] = {}
         self._done: queue.SimpleQueue[_Flight] = queue.SimpleQueue()
@@ -208,19 +209,22 @@ class AsyncEngine:
             ValueError: a worker refuses the file; nothing was loaded, and decoding goes on under the old weights.
             EngineError: vLLM failed, or what it loaded is not that file.
         """
-        if self._transfer != "file":
-            raise RuntimeError(f"this engine takes its weights by {self._transfer}, from the learner itself")
         staged = self._llm.collective_rpc("stage_weights", args=(str(path.absolute()), digest))
         refusals = self._await("look at new weights", staged, self._deadlines.load)
         for reason in refusals:
             if reason:
                 raise ValueError(reason)
-        self.begin_update()
-        self.receive({"digest": digest})
+        if self._transfer == "file":
+            self.begin_update()
+            self.receive({"digest": digest})
+            self._await("end an update", self._llm.finish_weight_update(), self._deadlines.load)
+        else:  # vLLM knows one backend for each engine
+            self._pause()
+            self._await("load weights", self._llm.collective_rpc("load_staged", args=(digest,)), self._deadlines.load)
         loaded = self._await("say what it loaded", self._llm.collective_rpc("loaded_digest"), self._deadlines.call)
         if set(loaded) != {digest}:
             self._fail(ValueError(f"it holds {', '.join(sorted(set(loaded)))} instead of {digest}"), "load weights")
-        self.end_update(version)
+        self._go_on(version)
 
     def fingerprint(self) -> str:
         """A digest of the weights that it holds; equal in every engine of the same layout that holds the same ones.
@@ -235,14 +239,21 @@ class AsyncEngine:
         lines = sorted(f"{name} {digest}\n" for worker in workers for name, digest in worker.items())
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
-    def join(self, info: Mapping[str, Any]) -> None:
-        """Meet the learner, with what its end of vLLM's weight transfer says for it; returns when both are there."""
+    def join(self, group: str, info: Mapping[str, Any]) -> None:
+        """Meet the learner, with what its end of vLLM's weight transfer says for it; returns when both are there. Nothing
+        is done in a group that it is in; another one is left first."""
+        if group == self._group:
+            return
+        if self._group:
+            leaving = self._llm.shutdown_weight_transfer_engine()
+            self._await("leave the weight transfer", leaving, self._deadlines.call)
+        self._group = group
         request = self._rl().WeightTransferInitRequest(init_info=dict(info))
         self._await("join the weight transfer", self._llm.init_weight_transfer_engine(request), self._deadlines.load)
 
     def begin_update(self) -> None:
         """Stop between two tokens; requests and their KV cache stay where they are."""
-        self._await("pause", self._llm.pause_generation(mode="keep", clear_cache=False), self._deadlines.call)
+        self._pause()
         self._await("begin an update", self._llm.start_weight_update(), self._deadlines.load)
 
     def receive(self, info: Mapping[str, Any]) -> None:
@@ -252,7 +263,14 @@ class AsyncEngine:
 
     def end_update(self, version: Version) -> None:
         """Go on under the new weights. Requests without a token yet begin again: old weights may have read their prompt."""
-        self._await("end an update", self._llm.finish_weight_update(label(version)), self._deadlines.load)
+        self._await("end an update", self._llm.finish_weight_update(), self._deadlines.load)
+        self._go_on(version)
+
+    def _pause(self) -> None:
+        self._await("pause", self._llm.pause_generation(mode="keep", clear_cache=False), self._deadlines.call)
+
+    def _go_on(self, version: Version) -> None:
+        self._await("name its weights", self._llm.update_weight_version(label(version)), self._deadlines.call)
         self.version = version
         unread = self._await("say what it has", self._without_a_token(), self._deadlines.call)
         for key in unread:
@@ -412,6 +430,13 @@ class AsyncVllmGenerator(VllmGenerator):
     def load_file(self, path: Path, digest: str, version: Version) -> None:
         """Implements `LoadsFiles`."""
         self._own.load_file(path, digest, version)
+
+    def meet(self, group: str, join: Mapping[str, Any], info: Mapping[str, Any], version: Version) -> None:
+        """Implements `Meets`."""
+        self._own.join(group, join)
+        self._own.begin_update()
+        self._own.receive(info)
+        self._own.end_update(version)
 
 
 class _Watch:

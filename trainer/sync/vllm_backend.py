@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+from vllm.config import set_current_vllm_config
 from vllm.distributed.weight_transfer.base import (
     WeightTransferEngine,
     WeightTransferInitInfo,
@@ -95,7 +96,11 @@ class FileTransfer(WeightTransferEngine):  # type: ignore[misc]
 class Extension:
     """Methods that vLLM adds to its worker, for collective_rpc."""
 
+    vllm_config: Any
+    device: Any
+    model_runner: Any
     weight_transfer_engine: Any
+    _beside: "FileTransfer | None" = None
 
     def stage_weights(self, path: str, digest: str) -> str:
         """Why this worker refuses the file, or nothing."""
@@ -105,10 +110,19 @@ class Extension:
         """Digest of the file that this worker's model took."""
         return self._file_transfer().loaded
 
+    def load_staged(self, digest: str) -> None:
+        """Load what was staged where vLLM's backend is another one: an engine that comes up between two broadcasts."""
+        with set_current_vllm_config(self.vllm_config):
+            self._file_transfer().receive_weights(FileUpdate(digest))
+
     def _file_transfer(self) -> FileTransfer:
-        if not isinstance(self.weight_transfer_engine, FileTransfer):
-            raise RuntimeError(f"this engine takes its weights by {type(self.weight_transfer_engine).__name__}")
-        return self.weight_transfer_engine
+        if isinstance(self.weight_transfer_engine, FileTransfer):
+            return self.weight_transfer_engine
+        if self._beside is None:
+            config = self.vllm_config
+            model = self.model_runner.get_model()
+            self._beside = FileTransfer(config.weight_transfer_config, config, self.device, model)
+        return self._beside
 
 
 def _end_with(owner: int) -> None:

@@ -43,7 +43,10 @@ class Weights(Protocol):
 
 
 class Generators(Protocol):
-    """All generators, as rank 0 sees them. Every call ends when all have answered, and raises if one failed or was late."""
+    """All generators, as rank 0 sees them. Every call ends when all have answered, and raises if one failed or was late.
+
+    Where somebody else tells the generators what to do at the same time, as the pool of a cluster does: `Elsewhere`.
+    """
 
     @property
     def workers(self) -> Sequence[int]:
@@ -65,6 +68,45 @@ class Generators(Protocol):
     def end_update(self, version: Version) -> None:
         """Go on under the new weights."""
         ...
+
+
+class Elsewhere:
+    """Implements `Generators` where somebody else invites them: there is nothing to say from here."""
+
+    def __init__(self, workers: Sequence[int]) -> None:
+        self.workers = workers
+
+    def join(self, infos: Sequence[Mapping[str, Any]]) -> None: ...
+
+    def begin_update(self) -> None: ...
+
+    def receive(self, info: Mapping[str, Any]) -> None: ...
+
+    def end_update(self, version: Version) -> None: ...
+
+
+def invitations(address: str, port: int, workers: Mapping[str, int], packed: bool) -> dict[str, dict[str, Any]]:
+    """What each generator joins with: rank 0 is the sender, then come the workers of one after the other."""
+    infos, rank = {}, 1
+    for name, count in workers.items():
+        infos[name] = {
+            "master_address": address,
+            "master_port": port,
+            "rank_offset": rank,
+            "world_size": 1 + sum(workers.values()),
+            "packed": packed,
+        }
+        rank += count
+    return infos
+
+
+def announcement(layout: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What `receive` is told of the weights that `Sender` sends."""
+    return {
+        "names": list(layout),
+        "dtype_names": [str(each.dtype).removeprefix("torch.") for each in layout.values()],
+        "shapes": [list(each.shape) for each in layout.values()],
+    }
 
 
 class Sender:

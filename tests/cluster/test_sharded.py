@@ -156,25 +156,33 @@ def test_bfloat16_stays_close_and_weights_and_optimizer_are_float32(ranks: Ranks
 
 
 def formats_in_force(precision: Precision) -> list[torch.dtype]:
-    return [tensor.dtype for tensor in ShardedLearner(model(), SPEC, precision=precision)._state().values()]
+    """Of a model whose files are in bfloat16."""
+    learner = ShardedLearner(model().bfloat16(), SPEC, precision=precision)
+    layer, seen = learner.model.base_model.layers[0], []
+    block = layer.forward
+    layer.forward = lambda *args: (seen.append(layer.mlp.up_proj.weight.dtype), block(*args))[1]
+    assert not learner.step(1, batch(1), TUNABLES).skipped
+    assert set(seen) == {torch.bfloat16}  # gathered for its products
+    return [tensor.dtype for tensor in learner._state().values()]
 
 
 ONE = [replace(scored([1.0, -1.0], [3, 0]))]
 """One sequence with a token to learn from, for two ranks."""
 
 
-def test_a_rank_without_a_sequence_keeps_the_others_company(ranks: Ranks) -> None:
-    plain = PlainLearner(model(), SPEC)
+@pytest.mark.parametrize("kind", ["qwen3", "llama"])
+def test_a_rank_without_a_sequence_keeps_the_others_company(ranks: Ranks, kind: str) -> None:
+    plain = PlainLearner(model(kind), SPEC)
     expected = plain.step(5, ONE, TUNABLES)
-    for result, weights, owned in ranks(train_one):
+    for result, weights, owned in ranks(train_one, kind):
         assert owned in (0, 1)
         assert numbers(result) == pytest.approx(numbers(expected), rel=1e-4, nan_ok=True)
         for name, tensor in weights.items():
             torch.testing.assert_close(tensor, plain.model.state_dict()[name], rtol=1e-4, atol=2e-5)
 
 
-def train_one() -> tuple[LearnResult, dict[str, Tensor], int]:
-    learner = ShardedLearner(model(), SPEC)
+def train_one(kind: str) -> tuple[LearnResult, dict[str, Tensor], int]:
+    learner = ShardedLearner(model(kind), SPEC)
     assembled = assemble(ONE, Loss())
     assert assembled is not None
     owned = int((assembled[0].owners(2) == dist.get_rank()).sum())

@@ -50,7 +50,7 @@ def join(store: Any, rank: int, ranks: int, device: torch.device, timeout: timed
     GPUs talk over NCCL; what lies in host memory, checkpoints among it, goes over gloo in any case.
     """
     if device.type == "cuda":
-        torch.cuda.set_device(device)
+        torch.cuda.set_device(device.index or 0)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=ranks, timeout=timeout)
 

@@ -2,7 +2,8 @@
 
 The same random batches (16 prompts x 8 completions of about 38 tokens) in three arrangements that take turns, so that other
 work on the machine hits them alike: the learner in this process, one rank, two ranks. A rank is a Ray actor with one
-thread. Beside the step: export of the weights, a copy in memory, shards on disk, and the way back from each. Medians of all rounds.
+thread. Beside the step: export of the weights, a copy in memory, shards on disk, and the way back from each. Wall times are
+medians of all rounds; CPU time is that of driver and ranks together, and other work on the machine hardly touches it.
 """
 
 import argparse
@@ -86,30 +87,53 @@ def main() -> None:
         plain = PlainLearner(load_model(scratch / "model"), recipe.optimizer, recipe.loss, recipe.precision)
         ranks = groups(recipe, scratch / "model", scratch)
         steps: dict[str, list[float]] = {"this process": [], **{name: [] for name in ranks}}
+        spent: dict[str, list[float]] = {name: [] for name in steps}
         beside: dict[str, list[dict[str, float]]] = {name: [] for name in ranks}
         for step in range(1, options.rounds + WARM_UP + 1):
             work = batch(16, 8, step)
             for name, learner in {"this process": plain, **ranks}.items():
+                before = cpu(learner)
                 steps[name].append(
                     timed(lambda learner=learner, step=step, work=work: learner.step(step, work, TUNABLES))
                 )
+                spent[name].append(cpu(learner) - before)
             for name, group in ranks.items():
                 beside[name].append(round_trip(group, scratch))
         own = timed(lambda: files.write(scratch / "w", plain.model.state_dict(), plain.model.state_dict().items()))
         for group in ranks.values():
             group.close()
-    show(options.model, {name: times[WARM_UP:] for name, times in steps.items()}, beside, own)
+    show(options.model, steps, spent, beside, own)
 
 
-def show(model: str, steps: dict[str, list[float]], beside: dict[str, list[dict[str, float]]], own: float) -> None:
+def cpu(learner: Any) -> float:
+    """Seconds that this process and the ranks have computed."""
+    ranks = [] if isinstance(learner, PlainLearner) else learner.apply(own_cpu, doing="telling its CPU time")
+    return time.process_time() + sum(ranks)
+
+
+def own_cpu(_: Any) -> float:
+    return time.process_time()
+
+
+def show(
+    model: str,
+    steps: dict[str, list[float]],
+    spent: dict[str, list[float]],
+    beside: dict[str, list[dict[str, float]]],
+    own: float,
+) -> None:
     print(f"{model} parameters, torch {torch.__version__}; ms, median (least)")
-    for name, times in steps.items():
-        print(f"  step, {name:13} {statistics.median(times) * 1e3:8.1f} ({min(times) * 1e3:.1f})")
-    print(f"  export, this process {own * 1e3:5.1f}")
+    for name in steps:
+        print(f"  step, {name:13} {_words(steps[name])}   CPU {_words(spent[name])}")
+    print(f"  export, this process {own * 1e3:8.1f}")
     for name, rounds in beside.items():
         for what in rounds[0]:
-            times = [each[what] for each in rounds[WARM_UP:]]
-            print(f"  {what}, {name:8} {statistics.median(times) * 1e3:8.1f} ({min(times) * 1e3:.1f})")
+            print(f"  {what}, {name:8} {_words([each[what] for each in rounds])}")
+
+
+def _words(times: list[float]) -> str:
+    counted = times[WARM_UP:]
+    return f"{statistics.median(counted) * 1e3:8.1f} ({min(counted) * 1e3:.1f})"
 
 
 if __name__ == "__main__":

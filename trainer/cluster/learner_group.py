@@ -66,7 +66,7 @@ class LearnerGroup:
         if poison.exists():
             raise Poisoned(
                 f"a restore broke while it was put in force: {json.loads(poison.read_text())['reason']}. Compare the last "
-                f"rollback in events.jsonl with the newest checkpoint, from which the run goes on; then remove {poison}"
+                f"decision in control.jsonl with the newest checkpoint, from which the run goes on; then remove {poison}"
             )
         self.base_lr = recipe.optimizer.lr
         self._limits, self._poison, self._checkpoints = limits or Limits(), poison, checkpoints

@@ -7,6 +7,7 @@ Needs bench/tuning/requirements.txt.
 """
 
 import json
+import os
 import random
 import tempfile
 from math import exp, log
@@ -98,6 +99,7 @@ def run(root: Path, start: str, arm: str, seed: int, steps: int) -> tuple[Costs,
         bounds = {name: [low, high] for name, (low, high) in SPACE.items()}
         scheduler = PB2(**kind, hyperparam_bounds=bounds, quantile_fraction=0.25)
     random.seed(seed)
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - Ray spells it so; members are the run here, not a guest of it
     ray.init(
         num_cpus=POPULATION,
         include_dashboard=False,

@@ -271,10 +271,9 @@ class Tuner:
         waiting = bool(record) and record[-1]["kind"] == "waiting"
         alarms = {t.arm: reason for t in trials if (reason := alarm(record, t.arm))}
         proved = {arm: verdict for arm, verdict in verdicts.items() if arm not in alarms}
-        best = winner(proved)
-        untried = [t.arm for t in trials if t.arm not in arms]
-        if best is not None and (waiting or not untried):
-            return self._adoption(probe_id, next(t for t in trials if t.arm == best), verdicts[best])
+        best = next((t for t in trials if t.arm == winner(proved)), None)
+        if best is not None and (waiting or not any(t.arm not in arms and _rivals(t, best) for t in trials)):
+            return self._adoption(probe_id, best, verdicts[best.arm])
         if waiting:
             reason = "; ".join(f"{arm}: {v.outcome.value} ({v.reason})" for arm, v in verdicts.items())
             return Wish(wish_id=f"{probe_id}/end", probe=Ruling(probe_id=probe_id, end=True), reason=reason)
@@ -377,3 +376,8 @@ def _forecast(judgement: Judgement | None) -> float | None:
     if view is None or view.refused:
         return None
     return view.target_probability if view.target_probability is not None else view.quantiles.get("0.5")
+
+
+def _rivals(untried: Trial, proved: Trial) -> bool:
+    """Whether an arm that was not tried yet might be better still: not if it goes the other way on the same tunable."""
+    return untried.tunable != proved.tunable or (untried.relative > 0) == (proved.relative > 0)

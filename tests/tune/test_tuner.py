@@ -196,6 +196,8 @@ def test_a_person_asks_and_what_is_proved_better_is_adopted_and_guarded(tmp_path
     assert (up["outcome"], down["outcome"] != "adopt") == ("adopt", True)
     assert up["low"] > 0.02
     assert up["device_seconds"] > 0
+    assert up["steps"] < 12  # proved before its last step, and the other direction was not tried any more
+    assert (down["outcome"], down["steps"]) == ("cancelled", 0)
     assert "ada asked for it" in up["trigger"]
     told = {t.number: t for t in study_of(house).study.trials}
     assert told[up["number"]].value is not None

@@ -22,11 +22,14 @@ class Taker(FakeEngine):
     def __init__(self, *args: Any, **keys: Any) -> None:
         super().__init__(*args, **keys)
         self.given: list[Any] = []
+        self.proof = "the weights"
 
     def load(self, weights: Any, version: Version) -> Any:
         self.given.append(weights)
         super().load(weights, version)
-        return done(Loaded(version, weights.digest if isinstance(weights, WeightsFile) else ""))
+        if isinstance(weights, WeightsFile):
+            return done(Loaded(version, weights.digest))
+        return done(Loaded(version, self.proof if weights.prove else ""))
 
 
 class Takers(Workshop):
@@ -127,6 +130,29 @@ def test_an_engine_that_comes_up_between_two_broadcasts_takes_the_newest_weights
     assert newcomer.version == Version(0, 7)
     scene.sync.publish(Version(0, 8))
     assert [path.exists() for path in scene.ranks.exports] == [False, True]
+
+
+def test_engines_are_compared_in_a_new_group_and_after_a_rollback(scene: Scene) -> None:
+    for version in (Version(0, 1), Version(0, 2), Version(1, 3), Version(1, 4)):
+        scene.sync.publish(version)
+    given = scene.given(scene.pool.sampling[0])
+    assert [each.prove for each in given if isinstance(each, Invitation)] == [True, False, True, False]
+
+
+@pytest.mark.parametrize(("engines", "wrong", "left"), [(3, 1, 2), (2, 1, 0)])
+def test_an_engine_with_other_weights_than_most_is_lost_and_all_are_where_there_is_no_most(
+    tmp_path: Path, engines: int, wrong: int, left: int
+) -> None:
+    scene = Scene(tmp_path, wanted=engines)
+    scene.sync.publish(Version(0, 0))
+    scene.until_sampling(engines)
+    for engine in scene.takers.engines[:wrong]:
+        engine.proof = "other weights"  # type: ignore[attr-defined]
+    first = scene.takers.engines[:engines]
+    scene.sync.publish(Version(0, 1))
+    assert [engine.killed for engine in first].count(False) == left
+    assert all(engine.killed for engine in first[:wrong])
+    scene.until_sampling(engines)  # others take their places, from a file
 
 
 def test_no_file_is_asked_of_the_ranks_while_they_send(scene: Scene) -> None:

@@ -5,7 +5,8 @@
 
 The group is made anew when other engines sample than at the last publication. One that is lost in the middle is given up
 after its deadline like any other, but the ranks of the learner are stuck with it: they fail at the same deadline, and begin
-again from the newest checkpoint. **Tried on CPUs with TCP in place of NCCL; never on GPUs.**
+again from the newest checkpoint. What a new group is sent first, and what is sent after a rollback, is summed up on every
+engine and compared: that reads whole models back, so it is not done each time. **Tried on CPUs with TCP in place of NCCL; never on GPUs.**
 """
 
 import functools
@@ -61,7 +62,7 @@ class BroadcastSync:
         self._files, self._pool, self._apply = files, pool, apply
         self._workers, self._deadline, self._packed = workers, deadline, packed
         self._meeting: Meeting | None = None
-        self._meetings = 0
+        self._meetings, self._branch = 0, -1
         self._thread = ThreadPoolExecutor(1, "broadcast")
 
     def publish(self, version: Version) -> None:
@@ -69,13 +70,14 @@ class BroadcastSync:
         if not members:
             self._files.publish(version)
             return
+        prove = version.branch != self._branch
         if self._meeting is None or self._meeting.members != members:
-            self._meeting = self._arrange(members)
-        meeting = self._meeting
+            self._meeting, prove = self._arrange(members), True
+        meeting, self._branch = self._meeting, version.branch
         joins = invitations(meeting.address, meeting.port, dict.fromkeys(members, self._workers), self._packed)
         info = self._apply(layout, doing="describing weights")[0]
         sending = self._thread.submit(self._apply, send, meeting, version, doing="sending weights")
-        invited = {name: Invitation(meeting.name, join, info) for name, join in joins.items()}
+        invited = {name: Invitation(meeting.name, join, info, prove) for name, join in joins.items()}
         self._pool.broadcast(invited, version, functools.cache(lambda: self._files.file(version)))
         sending.result()
         self._files.tidy()

@@ -73,7 +73,7 @@ class Decoder:
                 raise ValueError(f"{type(generator).__name__} takes weights from a file, not from a broadcast")
             invited = weights
             self._do(lambda: generator.meet(invited.group, invited.join, invited.info, version)).result()
-            return Loaded(version, "")
+            return Loaded(version, self._do(generator.fingerprint).result() if invited.prove else "")
         if isinstance(weights, WeightsFile) and isinstance(generator, LoadsFiles):
             file = weights
             self._do(lambda: generator.load_file(file.path, file.digest, version)).result()

@@ -39,6 +39,8 @@ class Invitation:
     """How: what vLLM's weight transfer wants to know."""
     info: Mapping[str, Any]
     """What is sent: names, formats and shapes, in order."""
+    prove: bool = False
+    """Sum up the weights afterwards; the engines of a group are compared."""
 
 
 Weights = WeightsFile | Invitation | Mapping[str, Any]
@@ -51,7 +53,7 @@ class Loaded:
 
     version: Version
     digest: str
-    """Of the file that was read; empty where there was none."""
+    """Of the file that was read, or of the weights as they lie on the device where that was asked for; else empty."""
 
 
 @dataclass(frozen=True)

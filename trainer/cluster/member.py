@@ -32,6 +32,8 @@ class Member:
     load_asked_at: float = 0.0
     version: Version | None = None
     """Version that it has confirmed last."""
+    proof: str = ""
+    """Digest of the weights that it holds, where it was asked for."""
     busy: float = 0.0
     """Seconds it has spent on tokens."""
     submits: int = 0

@@ -17,6 +17,7 @@ says counts only while it is a member. So a group is handed over exactly once, w
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
@@ -115,11 +116,22 @@ class Pool:
             if member.engine.name in invited:
                 self._load(member, invited[member.engine.name], version)
         self._until_confirmed()
+        self._compare([member for member in self._fleet.alive("live", "draining") if member.engine.name in invited])
         self._newest = file, version
         for member in self._fleet.alive("joining", "live", "draining"):
             if member.engine.name not in invited:
                 self._load(member, file(), version)
         self._until_confirmed()
+
+    def _compare(self, members: Sequence[Member]) -> None:
+        """Engines that hold other weights than most of the others are lost; all are where no side has the most."""
+        proofs = Counter(member.proof for member in members).most_common(2)
+        if len(proofs) < 2:
+            return
+        right = proofs[0][0] if proofs[0][1] > proofs[1][1] else None
+        for member in members:
+            if member.proof != right:
+                self._lost(member, "holds other weights than the others after a broadcast")
 
     def _until_confirmed(self) -> None:
         while any(member.loading for member in self._fleet.alive("live", "draining")):
@@ -192,13 +204,15 @@ class Pool:
         self._offer(member)
         self._ask(member)
 
-    def _loaded(self, version: Version, digest: str, member: Member, future: "Future[Loaded]") -> None:
+    def _loaded(self, version: Version, digest: str | None, member: Member, future: "Future[Loaded]") -> None:
         if member.loading is not future:
             return  # it has newer ones to take; the file of these may be gone
         if error := future.exception():
             self._lost(member, f"did not take weights version {version.n}: {_words(error)}")
             return
         loaded = future.result()
+        if digest is None:
+            digest = member.proof = loaded.digest
         if loaded != Loaded(version, digest):
             self._lost(member, f"confirmed weights {loaded.version.n}, not {version.n}, or another digest")
             return
@@ -215,7 +229,7 @@ class Pool:
         self._expect(self._harvested, member, member.engine.collect(BEAT))
 
     def _load(self, member: Member, weights: Weights, version: Version) -> None:
-        digest = weights.digest if isinstance(weights, WeightsFile) else ""
+        digest = _expected(weights)
         member.load_asked_at = self._clock()
         member.loading = member.engine.load(weights, version)
         self._expect(partial(self._loaded, version, digest), member, member.loading)
@@ -308,6 +322,13 @@ class PoolLane:
         self.abort()
         for request in snapshot:
             self.submit(request)
+
+
+def _expected(weights: Weights) -> str | None:
+    """The digest that an engine has to confirm; None where only the engines can know it."""
+    if isinstance(weights, WeightsFile):
+        return weights.digest
+    return None if isinstance(weights, Invitation) else ""
 
 
 def _words(error: BaseException) -> str:

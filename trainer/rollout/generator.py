@@ -59,3 +59,7 @@ class Meets(Protocol):
     def meet(self, group: str, join: Mapping[str, Any], info: Mapping[str, Any], version: Version) -> None:
         """`Generator.load` of what is being sent to all members of `group`, which it joins if it is not in it."""
         ...
+
+    def fingerprint(self) -> str:
+        """Digest of the weights that it holds: the same in all generators that are built alike and hold the same ones."""
+        ...

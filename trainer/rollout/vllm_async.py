@@ -438,6 +438,10 @@ class AsyncVllmGenerator(VllmGenerator):
         self._own.receive(info)
         self._own.end_update(version)
 
+    def fingerprint(self) -> str:
+        """See `AsyncEngine.fingerprint`."""
+        return self._own.fingerprint()
+
 
 class _Watch:
     """Tells a slow engine from one that has stopped: the latter gives no token for `patience` seconds."""

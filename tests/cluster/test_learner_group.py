@@ -205,19 +205,29 @@ def test_a_disk_that_one_rank_finds_full_leaves_no_checkpoint_and_the_run_goes_o
 ) -> None:
     store = CheckpointStore(tmp_path / "c")
     good = store.save(1, 0, 1, content_of(group), TRIAL)
-    group.apply(room_on_rank_1, 4096, doing="a test")
+    group.apply(room, 1, 4096, doing="a test")
     with pytest.raises(
         CheckpointError, match=r"step 2 could not be written: learner rank \d: rank 1: .*File too large"
     ):
         store.save(2, 0, 2, content_of(group), TRIAL)
-    group.apply(room_on_rank_1, resource.RLIM_INFINITY, doing="a test")
+    group.apply(room, 1, resource.RLIM_INFINITY, doing="a test")
     assert [path.name for path in (tmp_path / "c").iterdir()] == [good.path.name]
     train(group, 1, 1)
     assert store.newest() == good
 
 
-def room_on_rank_1(learner: ShardedLearner, size: int) -> None:
-    if learner._peers.rank == 1:
+def test_weights_that_find_no_room_leave_no_file_and_the_ranks_go_on(group: LearnerGroup, tmp_path: Path) -> None:
+    group.apply(room, 0, 4096, doing="a test")
+    with pytest.raises(OSError, match=r"learner rank 0 could not write the weights: .*File too large"):
+        exported(group, tmp_path)
+    group.apply(room, 0, resource.RLIM_INFINITY, doing="a test")
+    assert not list(tmp_path.iterdir())
+    train(group, 1, 1)
+    assert len(exported(group, tmp_path)) == 64
+
+
+def room(learner: ShardedLearner, rank: int, size: int) -> None:
+    if learner._peers.rank == rank:
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 
 

@@ -134,9 +134,15 @@ class LearnerGroup:
     # What else the driver wants of the ranks
 
     def export(self, path: Path) -> str:
-        """Write the weights into a file as generators take them (trainer/sync/files.py); its SHA-256."""
-        digest: str = self._each("export", path, doing="exporting weights")[0]
-        return digest
+        """Write the weights into a file as generators take them (trainer/sync/files.py); its SHA-256.
+
+        Raises:
+            OSError: rank 0 could not write it.
+        """
+        digest, refusal = self._each("export", path, doing="exporting weights")[0]
+        if refusal:
+            raise OSError(f"learner rank 0 could not write the weights: {refusal}")
+        return str(digest)
 
     def vote(self, directive: Directive) -> str:
         """What stands in the way of a directive, on any rank; for `Agent(check=...)`, so that it is carried out by all or

@@ -88,13 +88,18 @@ class LearnerWorker:
         """The last steps of this rank, and what was in force in each."""
         return list(self._used)
 
-    def export(self, path: Path) -> str:
-        """Write the weights as generators take them; the SHA-256 of the file from rank 0, which writes it."""
+    def export(self, path: Path) -> tuple[str, str]:
+        """Write the weights as generators take them; from rank 0, which writes it, the SHA-256 of the file, or why not."""
+        weights = self._learner.weights()
+        digest = refusal = ""
         if self._rank == 0:
-            return files.write(path, self._learner.layout(), self._learner.weights())
-        for _ in self._learner.weights():
+            try:
+                digest = files.write(path, self._learner.layout(), weights)
+            except OSError as error:
+                refusal = str(error)
+        for _ in weights:  # the other ranks go through all of them, whatever becomes of the file
             pass
-        return ""
+        return digest, refusal
 
     def keep(self, name: str, forgotten: Sequence[str]) -> None:
         """Copy the state in force into host memory under a name; forget copies that nobody names any more."""

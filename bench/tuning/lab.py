@@ -33,8 +33,14 @@ STARTS: dict[str, dict[str, str]] = {
     "clip_tight": {"loss.ratio_max": "1.02"},
 }
 SPACE = {"lr_scale": (0.25, 8.0), "ratio_max": (1.01, 20.0), "prompts_per_step": (2.0, 32.0)}
-"""What every method may change, and how far."""
+"""What a method may change, and how far."""
 RAILS = "{lr_scale: {min: 0.25, max: 8.0}, prompts_per_step: {min: 2, max: 32}, ratio_max: {min: 1.01, max: 20}}"
+
+
+def space_of(start: str) -> dict[str, tuple[float, float]]:
+    """What the rivals search: the learning rate, and what is set badly at this start. A larger space would only spread them thinner."""
+    also = {"batch_small": "prompts_per_step", "clip_tight": "ratio_max"}.get(start)
+    return {name: SPACE[name] for name in ("lr_scale", also) if name}
 
 
 def recipe_of(start: str, seed: int) -> Recipe:

@@ -13,7 +13,7 @@ from typing import Any
 import optuna
 import torch
 
-from bench.tuning.lab import EVERY, SPACE, STEP, Costs, counted, held_out, made, recipe_of
+from bench.tuning.lab import EVERY, SPACE, STEP, Costs, counted, held_out, made, recipe_of, space_of
 from controlplane.agent import Agent, BoundaryState, Directive
 from controlplane.contract.approvals import Order
 from controlplane.contract.rundir import RunDir, read_lines
@@ -148,7 +148,7 @@ def run(root: Path, start: str, arm: str, seed: int, steps: int) -> tuple[Costs,
     if house is not None:
         house.loop = loop
         loop._probing._launch = lambda folder: InStep(folder, start, seed, costs)
-    live = Live(loop, seed) if arm == "optuna" else None
+    live = Live(loop, seed, space_of(start)) if arm == "optuna" else None
 
     def add(completions: int) -> None:
         costs.wall += completions
@@ -184,11 +184,11 @@ class Live:
 
     SEGMENT, EXPLORE = 10, 8
 
-    def __init__(self, loop: Loop, seed: int) -> None:
+    def __init__(self, loop: Loop, seed: int, space: dict[str, tuple[float, float]]) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._loop, self._own = loop, {name: loop.tunables[name] for name in SPACE}
+        self._loop, self._space = loop, space
         self._study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
-        self._study.enqueue_trial(self._own)
+        self._study.enqueue_trial({name: loop.tunables[name] for name in space})
         self._trial: optuna.Trial | None = None
         self._rates: list[float] = []
 
@@ -203,14 +203,10 @@ class Live:
             self._trial, self._rates = None, []
         if len(self._study.trials) < self.EXPLORE:
             self._trial = self._study.ask()
-            values = {
-                "lr_scale": self._trial.suggest_float("lr_scale", *SPACE["lr_scale"], log=True),
-                "ratio_max": self._trial.suggest_float("ratio_max", *SPACE["ratio_max"], log=True),
-                "prompts_per_step": float(self._trial.suggest_int("prompts_per_step", 2, 32, log=True)),
-            }
+            values = {name: self._trial.suggest_float(name, *bounds, log=True) for name, bounds in self._space.items()}
         else:
-            values = {name: float(value) for name, value in self._study.best_params.items()}
-        self._loop.tunables.update(values)
+            values = self._study.best_params
+        self._loop.tunables.update({n: float(round(v)) if n == "prompts_per_step" else v for n, v in values.items()})
 
     def after(self, line: dict[str, Any]) -> None:
         """A step has been taken."""

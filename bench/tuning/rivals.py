@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from bench.tuning.lab import SPACE, STEP, Clock, Costs, counted, held_out, made, recipe_of
+from bench.tuning.lab import STEP, Clock, Costs, counted, held_out, made, recipe_of, space_of
 
 POPULATION = 4
 STEPS = 20
@@ -24,12 +24,12 @@ ROUND = STEPS * STEP
 """Completions of each member between two decisions."""
 
 
-def initial(member: int, seed: int, own: dict[str, float]) -> dict[str, float]:
+def initial(member: int, seed: int, own: dict[str, float], space: dict[str, tuple[float, float]]) -> dict[str, float]:
     """The first member is what the person has set, the others are drawn from the search space."""
     if member == 0:
         return own
     rng = random.Random(f"{seed}-{member}")
-    return {name: exp(rng.uniform(log(low), log(high))) for name, (low, high) in SPACE.items()}
+    return {name: exp(rng.uniform(log(low), log(high))) for name, (low, high) in space.items()}
 
 
 def run(root: Path, start: str, arm: str, seed: int, steps: int) -> tuple[Costs, dict[str, Any]]:
@@ -38,6 +38,8 @@ def run(root: Path, start: str, arm: str, seed: int, steps: int) -> tuple[Costs,
     from ray import tune
     from ray.tune.schedulers import PopulationBasedTraining
     from ray.tune.schedulers.pb2 import PB2
+
+    searched = space_of(start)
 
     class Member(tune.Trainable):
         """One run. A round is `ROUND` completions, whatever the size of its steps, and an evaluation."""
@@ -54,8 +56,8 @@ def run(root: Path, start: str, arm: str, seed: int, steps: int) -> tuple[Costs,
             self._spent += completions
 
         def reset_config(self, config: dict[str, Any]) -> bool:
-            for name in SPACE:
-                value = min(max(float(config[name]), SPACE[name][0]), SPACE[name][1])
+            for name, (low, high) in searched.items():
+                value = min(max(float(config[name]), low), high)
                 self._loop.tunables[name] = float(round(value)) if name == "prompts_per_step" else value
             return True
 
@@ -64,7 +66,7 @@ def run(root: Path, start: str, arm: str, seed: int, steps: int) -> tuple[Costs,
             while self._spent < self._round * ROUND:
                 self._loop.machine.stepper.step()
             score = held_out(self._loop)
-            values = {name: self._loop.tunables[name] for name in SPACE}
+            values = {name: self._loop.tunables[name] for name in searched}
             line = {"round": self._round, "spent": self._spent, "pass": score, "cpu": self._clock.seconds, **values}
             with (root / f"{self.trial_id}.jsonl").open("a") as file:
                 file.write(json.dumps(line) + "\n")
@@ -84,19 +86,20 @@ def run(root: Path, start: str, arm: str, seed: int, steps: int) -> tuple[Costs,
     root.mkdir(parents=True, exist_ok=True)
     for old in root.glob("*.jsonl"):
         old.unlink()
-    own = {name: recipe_of(start, seed).tunables()[name] for name in SPACE}
-    members = {str(i): initial(i, seed, own) for i in range(POPULATION)}
+    own = {name: recipe_of(start, seed).tunables()[name] for name in searched}
+    members = {str(i): initial(i, seed, own, searched) for i in range(POPULATION)}
     space: dict[str, Any] = {"member": tune.grid_search(list(members))}
-    for name in SPACE:
+    for name in searched:
         space[name] = tune.sample_from(lambda spec, name=name: members[spec["config"]["member"]][name])
     kind = {"metric": "pass_ratio", "mode": "max", "time_attr": "rounds", "perturbation_interval": 1, "synch": True}
     if arm == "pbt":
         mutations = {
-            n: (lambda low=low, high=high: exp(random.uniform(log(low), log(high)))) for n, (low, high) in SPACE.items()
+            n: (lambda low=low, high=high: exp(random.uniform(log(low), log(high))))
+            for n, (low, high) in searched.items()
         }
         scheduler: Any = PopulationBasedTraining(**kind, hyperparam_mutations=mutations, quantile_fraction=0.25)
     else:
-        bounds = {name: [low, high] for name, (low, high) in SPACE.items()}
+        bounds = {name: [low, high] for name, (low, high) in searched.items()}
         scheduler = PB2(**kind, hyperparam_bounds=bounds, quantile_fraction=0.25)
     random.seed(seed)
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - Ray spells it so; members are the run here, not a guest of it

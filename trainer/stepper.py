@@ -90,6 +90,7 @@ class Stepper:
         training = self._worker.submit(learner.step, step, batch, used)
         try:
             if self._devices.pace == "free":
+                self._watch.switch(Phase.training)
                 self._session.collector.alongside(self._session.state.version, used, training.done)
             else:
                 self._session.collector.ahead(self._session.state.version, used)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from controlplane.contract.documents import Action, Health, Setting, Target
+from controlplane.contract.documents import Action, Design, Health, Probe, Setting, Target
 from controlplane.contract.rundir import RunDir, read_lines
 from tests.cluster.runs import check, events, go, joined, recipe, wait_for
 from tests.trainer.test_cli import PROGRAM
@@ -95,6 +95,32 @@ def test_a_rollback_gives_all_generators_the_weights_of_its_target_bit_for_bit_u
     assert rollback["source"] == "memory"
     again = [line["ordinals"] for line in read_lines(RunDir(tmp_path).ledger) if line["branch"] == 1]
     assert len(again) == spec.steps - target
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_probe_may_use_devices_that_are_free_and_the_run_goes_on(tmp_path: Path) -> None:
+    spec = recipe(steps=60, guard_rails={"cooldown_steps": 0}, cluster=TWO)
+    operator, record = Operator(RunDir(tmp_path)), tmp_path / "probes" / "p1.jsonl"
+
+    def ask(loop: Loop) -> None:
+        seen = operator.look()
+        assert seen is not None
+        probe = Probe(
+            probe_id="p1", arms={"up": {"lr_scale": Setting(value=2.0)}}, steps=2, where=Design.spare, wait_seconds=0.0
+        )
+        operator.ask(seen, action=Action.probe, probe=probe)
+        wait_for(lambda: loop._control_point() or events(tmp_path, "probe"))
+
+    def ended(loop: Loop) -> None:
+        wait_for(lambda: loop._control_point() or loop._probing.look() or events(tmp_path, "probe_end"), 120)
+
+    assert go(tmp_path, spec, {4: ask, 6: ended})[1] == "end"
+    (end,) = events(tmp_path, "probe_end")
+    assert (end["outcome"], end["reason"]) == ("control", "no ruling came in time")
+    steps = [line for line in read_lines(record) if line["kind"] == "step"]
+    assert [(line["arm"], line["t"]) for line in steps] == [("control", 1), ("control", 2), ("up", 1), ("up", 2)]
+    assert steps[0]["prompts"] == steps[2]["prompts"]  # from the same snapshot
+    check(tmp_path, spec)
 
 
 @pytest.fixture

@@ -156,12 +156,15 @@ class _Cluster:
 
     def _workers(self, work: Groundwork) -> Workers:
         """New learners; the generators go on, with nothing under way."""
+        from trainer.cluster.spare import OnCluster
+
         pool = self._pool or self._start_pool(work)
         for book in pool.books.values():
             pool.abort(book)
         self._learners = start_learners(work, self._rundir, self._gpus[0])
         sync = self._sync(self._learners, pool)
-        return Workers(self._learners.learner, pool.rollouts, pool.evaluation, sync, self._devices)
+        beside = OnCluster(self._recipe, self._start, self._gpus[0])
+        return Workers(self._learners.learner, pool.rollouts, pool.evaluation, sync, self._devices, beside)
 
     def _sync(self, learners: Learners, pool: Pool) -> WeightSync:
         files = FileSync(learners.export, pool, self._outbox)

@@ -29,6 +29,7 @@ from trainer.cluster.fleet import Fleet, Tell, silent
 from trainer.cluster.lane import Book
 from trainer.cluster.member import Member
 from trainer.cluster.settings import ClusterSpec
+from trainer.rollout.collector import Requests
 from trainer.types import Group, GroupRequest, Version
 
 BEAT = 0.5
@@ -313,9 +314,9 @@ class PoolLane:
     def abort(self) -> int:
         return self._pool.abort(self._book)
 
-    def snapshot(self) -> Sequence[GroupRequest]:
+    def snapshot(self) -> Requests:
         """The groups under way. Their tokens are not part of it: what is put back begins again."""
-        return self._book.requests
+        return Requests(self._book.requests)
 
     def restore(self, snapshot: Sequence[GroupRequest]) -> None:
         """Only the groups of a snapshot are under way."""

@@ -23,6 +23,9 @@ import torch
 from controlplane.agent import Directive
 from controlplane.contract.documents import CONTROL, Action, Probe, Ruling
 from controlplane.contract.rundir import write_atomic
+from trainer.checkpoint.ring import Snapshot
+from trainer.checkpoint.shards import Shards, StoredShards
+from trainer.checkpoint.store import CheckpointError, Content
 from trainer.probe.arms import Arm, Machine, Standstill
 from trainer.probe.record import Record
 from trainer.stepper import Stepped
@@ -44,8 +47,7 @@ class Helper(Protocol):
 
 
 Launch = Callable[[Path], Helper]
-"""Starts a helper on the folder of a probe. On a cluster: one that submits `helper.main` as a job with resources of its own, on a
-file system that both see, and that ends with its driver."""
+"""Starts a helper on the folder of a probe: a process here (helper.py), or with devices of its own on a cluster (cluster/spare.py)."""
 
 
 class Spare:
@@ -82,7 +84,7 @@ class Spare:
         }
         try:
             self._folder.mkdir(parents=True, mode=0o700)
-            _save(machine, self._folder / "snapshot.pt")
+            _save(machine, self._folder)
             write_atomic(self._folder / "order.json", json.dumps(order))
             record.begin(session.state.step, spec.steps, arms, self._values)
             self._helper = launch(self._folder)
@@ -137,9 +139,21 @@ class Spare:
         self._over(outcome, reason, self._record.end(outcome, reason))
 
 
-def _save(machine: Machine, path: Path) -> None:
+def _save(machine: Machine, folder: Path) -> None:
     """Everything that the arms begin with: weights, optimizer, curriculum, and what was in flight."""
     try:
-        torch.save(machine.savepoints.snapshot(), path)
-    except RuntimeError as error:  # torch tells of a full disk by a RuntimeError
+        torch.save(_portable(machine.savepoints.snapshot(), folder), folder / "snapshot.pt")
+    except (RuntimeError, CheckpointError) as error:  # torch tells of a full disk by a RuntimeError
         raise OSError(f"the snapshot could not be written: {error}") from error
+
+
+def _portable(snapshot: Snapshot, folder: Path) -> Snapshot:
+    """The snapshot for another process: what learner ranks keep in their memory is written beside it."""
+    content = snapshot.content()
+    tensors = dict(content.tensors)
+    for name, part in tensors.items():
+        if isinstance(part, Shards):
+            (folder / name).mkdir()
+            part.write(folder / name)
+            tensors[name] = StoredShards(folder / name)
+    return Snapshot(snapshot.digest, snapshot.flight, Content(tensors, content.values))

@@ -48,6 +48,10 @@ class Snapshots(Protocol):
         ...
 
 
+class Requests(tuple[GroupRequest, ...]):
+    """Groups under way without their tokens, as the generator of a snapshot: any generator can begin them again."""
+
+
 @dataclass(frozen=True)
 class Rename:
     """Versions of one branch as seen from another: `source` is called `target`, and those before lie as far behind.
@@ -133,19 +137,27 @@ class Collector:
                 return
 
     def alongside(self, now: Version, tunables: Mapping[str, float], done: Callable[[], bool]) -> None:
-        """Serve generators that go on by themselves, until the learner, which works elsewhere, is done."""
+        """Serve generators that go on by themselves, until the learner, which works elsewhere, is done. The phase stays."""
         k, size = int(tunables["max_staleness"]), int(tunables["prompts_per_step"])
         while not done():
-            self._generate(now, tunables, k, size)
+            self._generate(now, tunables, k, size, lambda _: None)
 
-    def _generate(self, now: Version, tunables: Mapping[str, float], k: int, size: int) -> None:
+    def _generate(
+        self,
+        now: Version,
+        tunables: Mapping[str, float],
+        k: int,
+        size: int,
+        enter: Callable[[Phase], None] | None = None,
+    ) -> None:
         """Admit what fits, one token step, and verdicts."""
-        self._watch.switch(Phase.generating)
+        enter = enter or self._watch.switch
+        enter(Phase.generating)
         self._admit(now, tunables, self.buffer.free(now, k, size))
         groups = self._generator.poll()
         idle = not self._generator.inflight
         if groups or (idle and self._verification.groups):
-            self._watch.switch(Phase.verifying)
+            enter(Phase.verifying)
         for group in groups:
             for rename in self._renames:
                 group = renamed(group, rename)
@@ -184,16 +196,24 @@ class Collector:
 
         The weights that `rename` calls its target must be published before the next turn.
         """
-        assert isinstance(self._generator, Snapshots)
         self._curriculum.pending = flight.pending
         self.buffer.restore(flight.buffer, rename)
         self._factors = dict(flight.factors)
         self._tries = Counter(flight.tries)
-        self._generator.restore(flight.generator)
+        self._put_back(flight.generator)
         self._renames = (*flight.renames, rename)
         self._next_id = max(self._next_id, *(request_id + 1 for request_id in (-1, *flight.factors)))
         for group in flight.unverified:
             self._verification.submit(renamed(group, rename))
+
+    def _put_back(self, generator: Any) -> None:
+        if not isinstance(generator, Requests):
+            assert isinstance(self._generator, Snapshots)
+            self._generator.restore(generator)
+            return
+        self._generator.abort()
+        for request in generator:
+            self._generator.submit(request)
 
     def close(self) -> None:
         """Join the threads that verify."""

@@ -7,8 +7,9 @@ GPU's peak that useful products reach (MFU: FLOPs of the plan's formulas over me
 second; for the way of the weights its seconds; and how far learner and generator differ (mismatch_kl, by right near zero before
 the first step has changed anything). The model is new and random: what it says does not matter here, its shape does.
 
-    python bench/cluster/gpu.py --shape 1.7b                        an H100 in about three minutes
-    python bench/cluster/gpu.py --shape tiny --prompts 4 --length 48    anywhere; on a CPU nothing but that it runs
+    python bench/cluster/gpu.py                                                80 GB; 46 GiB by plan, and the generator's
+    python bench/cluster/gpu.py --shape 1.7b --micro-batch 4096 --recompute    80 GB; 51 GiB
+    python bench/cluster/gpu.py --shape tiny --prompts 4 --length 48           anywhere; on a CPU nothing but that it runs
 
 On a CPU there is no peak and no allocator to ask, so memory and MFU are left out. Never run on a GPU so far: no machine with
 one was at hand when it was written.

@@ -16,7 +16,8 @@ def objection(directive: Directive, recipe: Recipe, checkpoints: Path, state_byt
     Args:
         recipe: the rank's own copy, with the guard rails that no controller can loosen.
         checkpoints: the run's directory of checkpoints, as this rank sees it.
-        state_bytes: what the rank's part of the state takes in host memory, where a rollback puts it first.
+        state_bytes: what the parts of the state take in host memory, where a rollback puts them first, for all ranks on
+            this machine.
     """
     rails = recipe.rails()
     for values in (directive.values, *directive.arms.values()):

@@ -211,10 +211,10 @@ class LearnerGroup:
             device = "cuda" if gpus else "cpu"
             self._actors.append(actor.remote(rank, self._ranks, recipe, start, device, self._checkpoints))
         places = self._each("where", doing=doing, seconds=self._limits.start)
-        addresses = {address for address, _ in places}
-        host = LOOPBACK if len(addresses) == 1 else places[0][0]
+        addresses = [address for address, _ in places]
+        host = LOOPBACK if len(set(addresses)) == 1 else addresses[0]
         [port] = self._gather({self._actors[0].listen.remote(host): 0}, doing, self._limits.vote)
-        self._each("join", host, port, self._limits.work, doing=doing, seconds=self._limits.start)
+        self._each("join", host, port, self._limits.work, addresses, doing=doing, seconds=self._limits.start)
 
     @contextmanager
     def _source(self, state: Mapping[str, Any]) -> Iterator[Path | str]:

@@ -64,8 +64,10 @@ class LearnerWorker:
         )
         return port
 
-    def join(self, host: str, port: int, seconds: float) -> None:
-        """Meet the other ranks and open the model. A collective that takes longer than `seconds` fails from now on."""
+    def join(self, host: str, port: int, seconds: float, places: Sequence[str]) -> None:
+        """Meet the other ranks and open the model. A collective that takes longer than `seconds` fails from now on.
+        `places`: the address of each rank's machine."""
+        self._neighbours = places.count(places[self._rank])
         if host == LOOPBACK:
             for library in ("GLOO", "NCCL"):
                 os.environ.setdefault(f"{library}_SOCKET_IFNAME", "lo")
@@ -121,7 +123,8 @@ class LearnerWorker:
 
     def consider(self, directive: Directive) -> str:
         """This rank's vote: why it cannot follow."""
-        return objection(directive, self._recipe, self._checkpoints, self._learner.local_bytes)
+        together = self._learner.local_bytes * self._neighbours
+        return objection(directive, self._recipe, self._checkpoints, together)
 
     def apply(self, function: Callable[..., R], args: Sequence[Any]) -> R:
         """Call a function with the learner of this rank, at the same time as on the others."""

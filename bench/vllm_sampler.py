@@ -21,7 +21,8 @@ import torch
 from trainer.learn.fp32_head import hidden_states, logprobs
 from trainer.model import Model, load_model, load_tokenizer
 from trainer.rollout.length import Interruption
-from trainer.rollout.vllm_async import SHARED_MEMORY, AsyncEngine, AsyncVllmGenerator
+from trainer.rollout.vllm_async import SHARED_MEMORY, AsyncEngine
+from trainer.rollout.vllm_async_generator import AsyncVllmGenerator
 from trainer.rollout.vllm_common import import_vllm
 from trainer.rollout.vllm_engine import VllmEngine
 from trainer.rollout.vllm_generator import VllmGenerator

@@ -31,7 +31,8 @@ from trainer.rollout.curriculum import Curriculum
 from trainer.rollout.generator import Generator
 from trainer.rollout.length import Interruption
 from trainer.rollout.torch_generator import TorchGenerator
-from trainer.rollout.vllm_async import AsyncEngine, AsyncVllmGenerator, Deadlines
+from trainer.rollout.vllm_async import AsyncEngine, Deadlines
+from trainer.rollout.vllm_async_generator import AsyncVllmGenerator
 from trainer.rollout.vllm_engine import VllmEngine
 from trainer.rollout.vllm_generator import VllmGenerator
 from trainer.stopwatch import Devices, Stopwatch

@@ -1,5 +1,6 @@
 """What can be said of vLLM's set-up without vLLM: where its engine works, over how many GPUs, and who has which rank."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from pydantic import ValidationError
 from tests.trainer.conftest import MICRO
 from trainer.recipe import Recipe
 from trainer.rollout.vllm_common import Setup
+from trainer.rollout.vllm_distance import Watch, environment
 from trainer.sync.vllm_transfer import _Client
 
 
@@ -73,3 +75,29 @@ def test_every_generator_gets_ranks_of_its_own() -> None:
     client.init_weight_transfer_engine({"rank_offset": 1, "world_size": 10, "master_port": 5})
     assert [info["rank_offset"] for info in four.infos] == [1, 3, 7, 8]
     assert {info["world_size"] for info in four.infos} == {10}
+
+
+def test_an_engine_is_stalled_only_when_no_request_has_a_new_token_for_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("trainer.rollout.vllm_distance.time.monotonic", lambda: now[0])
+    watch = Watch(10.0)
+    assert not watch.due()
+    looks = [(105.0, [3, 1], False), (114.0, [3, 2], False), (123.0, [3, 2], False), (125.0, [3, 2], True)]
+    for at, tokens, stalled in looks:
+        now[0] = at
+        assert watch.due()
+        assert watch.stalled(tokens) is stalled
+    now[0] = 126.0
+    moves = watch.moves
+    watch.reset()  # a request ended
+    now[0] = 130.0
+    assert not watch.stalled([3])
+    assert watch.moves == moves + 2
+
+
+def test_the_environment_is_lent_for_the_start_and_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCALERL_OLD", "old")
+    with environment({"SCALERL_OLD": "new", "SCALERL_NEW": "new"}):
+        assert (os.environ["SCALERL_OLD"], os.environ["SCALERL_NEW"]) == ("new", "new")
+    assert os.environ["SCALERL_OLD"] == "old"
+    assert "SCALERL_NEW" not in os.environ

@@ -16,7 +16,8 @@ from torch import Tensor
 from tests.vllm.conftest import SLOTS
 from tests.vllm.test_generator import CLOSE, LONG, difference, drain, request, with_weights
 from trainer.rollout.length import Interruption
-from trainer.rollout.vllm_async import AsyncEngine, AsyncVllmGenerator, Deadlines
+from trainer.rollout.vllm_async import AsyncEngine, Deadlines
+from trainer.rollout.vllm_async_generator import AsyncVllmGenerator
 from trainer.rollout.vllm_common import EngineError
 from trainer.rollout.vllm_generator import VllmGenerator
 from trainer.sync.files import write

@@ -27,7 +27,8 @@ from trainer.learn.sharded import ShardedLearner, join
 from trainer.model import make_tiny
 from trainer.rollout import vllm_async
 from trainer.rollout.length import Interruption
-from trainer.rollout.vllm_async import AsyncEngine, AsyncVllmGenerator
+from trainer.rollout.vllm_async import AsyncEngine
+from trainer.rollout.vllm_async_generator import AsyncVllmGenerator
 from trainer.settings import OptimizerSpec, TinyModel
 from trainer.sync.files import write
 from trainer.sync.vllm_transfer import Sender, TransferError, source

@@ -11,7 +11,6 @@ nothing was touched.
 
 import asyncio
 import atexit
-import concurrent.futures
 import contextlib
 import hashlib
 import importlib
@@ -19,16 +18,13 @@ import math
 import os
 import queue
 import tempfile
-import threading
-import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from torch import Tensor
 
-from trainer.rollout.length import Interruption
 from trainer.rollout.vllm_common import (
     BACKEND,
     EXTENSION,
@@ -45,7 +41,7 @@ from trainer.rollout.vllm_common import (
     prompt,
     sampling,
 )
-from trainer.rollout.vllm_generator import VllmGenerator
+from trainer.rollout.vllm_distance import Loop, Watch, environment
 from trainer.sync.files import write
 from trainer.types import Version
 
@@ -53,8 +49,6 @@ TICK = 0.02
 """Seconds that a step waits for a part to end."""
 GRACE = 3.0
 """Seconds that vLLM's processes have for an orderly end; nothing is lost with them."""
-LOOK = 1.0
-"""Seconds between two looks at whether tokens still come, while no part ends."""
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - a place for memory that processes share, not for files that stay
 
 Transfer = Literal["file", "nccl", "ipc"]
@@ -117,8 +111,6 @@ class AsyncEngine:
         self.slots = slots
         self.context = setup.context()
         self.version = Version(0, 0)
-        self.world_size = tensor_parallel_size
-        """Workers that receive weights."""
         self._end = end
         self._layout_names = setup.weight_names()
         self._transfer = transfer
@@ -133,14 +125,14 @@ class AsyncEngine:
             "worker_extension_cls": EXTENSION,
             "weight_transfer_config": {"backend": BACKEND if transfer == "file" else transfer},
         }
-        self._loop = _Loop()
+        self._loop = Loop()
         self._llm: Any = None
-        environment = {OWNER: str(os.getpid()), "VLLM_ENGINE_READY_TIMEOUT_S": str(math.ceil(self._deadlines.start))}
+        variables = {OWNER: str(os.getpid()), "VLLM_ENGINE_READY_TIMEOUT_S": str(math.ceil(self._deadlines.start))}
         if threads is not None:
-            environment["OMP_NUM_THREADS"] = str(threads)
+            variables["OMP_NUM_THREADS"] = str(threads)
         try:
             # vLLM keeps the deadline by itself, and leaves no process behind.
-            with _environment(environment):
+            with environment(variables):
                 starting = self._start(arguments)
                 self._llm = self._await("start", starting, self._deadlines.start + self._deadlines.call)
             self._await("name its weights", self._name(), self._deadlines.call)
@@ -148,7 +140,7 @@ class AsyncEngine:
             self.close()
             raise
         atexit.register(self.close)
-        self._watch = _Watch(self._deadlines.stall)
+        self._watch = Watch(self._deadlines.stall)
 
     @property
     def progress(self) -> int:
@@ -209,6 +201,7 @@ class AsyncEngine:
             ValueError: a worker refuses the file; nothing was loaded, and decoding goes on under the old weights.
             EngineError: vLLM failed, or what it loaded is not that file.
         """
+        self._sound()
         staged = self._llm.collective_rpc("stage_weights", args=(str(path.absolute()), digest))
         refusals = self._await("look at new weights", staged, self._deadlines.load)
         for reason in refusals:
@@ -232,6 +225,7 @@ class AsyncEngine:
         Of what the workers took out of the file where weights arrive in one; else of every tensor as it lies on the device,
         which reads the whole model back: for after a rollback, or now and then.
         """
+        self._sound()
         if self._transfer == "file":
             found = self._await("say what it loaded", self._llm.collective_rpc("loaded_digest"), self._deadlines.call)
             return str(found[0])
@@ -242,6 +236,7 @@ class AsyncEngine:
     def join(self, group: str, info: Mapping[str, Any]) -> None:
         """Meet the learner, with what its end of vLLM's weight transfer says for it; returns when both are there. Nothing
         is done in a group that it is in; another one is left first."""
+        self._sound()
         if group == self._group:
             return
         if self._group:
@@ -258,6 +253,7 @@ class AsyncEngine:
 
     def receive(self, info: Mapping[str, Any]) -> None:
         """Take what `info` announces: all weights, or a part of them; returns when the model has it."""
+        self._sound()
         request = self._rl().WeightTransferUpdateRequest(update_info=dict(info))
         self._await("load weights", self._llm.update_weights(request), self._deadlines.load)
 
@@ -267,6 +263,7 @@ class AsyncEngine:
         self._go_on(version)
 
     def _pause(self) -> None:
+        self._sound()
         self._await("pause", self._llm.pause_generation(mode="keep", clear_cache=False), self._deadlines.call)
 
     def _go_on(self, version: Version) -> None:
@@ -398,104 +395,3 @@ class AsyncEngine:
 
     def _rl(self) -> Any:
         return importlib.import_module("vllm.distributed.weight_transfer.base")
-
-
-@contextlib.contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """What the processes started meanwhile find in their environment."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-class AsyncVllmGenerator(VllmGenerator):
-    """`VllmGenerator` over an engine in a process of its own, which maps new weights itself and decodes between two polls."""
-
-    def __init__(self, engine: AsyncEngine, slots: int, interruption: Interruption) -> None:
-        super().__init__(engine, slots, interruption)
-        self._own = engine
-
-    @property
-    def progress(self) -> int:
-        """Grows as long as tokens come; a `poll` may see none."""
-        return self._own.progress
-
-    def load_file(self, path: Path, digest: str, version: Version) -> None:
-        """Implements `LoadsFiles`."""
-        self._own.load_file(path, digest, version)
-
-    def meet(self, group: str, join: Mapping[str, Any], info: Mapping[str, Any], version: Version) -> None:
-        """Implements `Meets`."""
-        self._own.join(group, join)
-        self._own.begin_update()
-        self._own.receive(info)
-        self._own.end_update(version)
-
-    def fingerprint(self) -> str:
-        """See `AsyncEngine.fingerprint`."""
-        return self._own.fingerprint()
-
-
-class _Watch:
-    """Tells a slow engine from one that has stopped: the latter gives no token for `patience` seconds."""
-
-    def __init__(self, patience: float) -> None:
-        self.patience = patience
-        self.moves = 0
-        """Times that something had happened."""
-        self.reset()
-
-    def reset(self) -> None:
-        """Something happened."""
-        self.moves += 1
-        self._alive = self._looked = time.monotonic()
-        self._seen: list[int | None] = []
-
-    def due(self) -> bool:
-        """Whether it is time for another look."""
-        return time.monotonic() - self._looked >= min(LOOK, self.patience / 4)
-
-    def stalled(self, tokens: list[int | None]) -> bool:
-        """A look: the tokens of every request."""
-        self._looked = time.monotonic()
-        if tokens != self._seen:
-            self._alive, self._seen = self._looked, tokens
-            self.moves += 1
-        return self._looked - self._alive > self.patience
-
-
-class _Loop:
-    """An event loop in a thread of its own."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True, name="vllm-loop")
-        self._thread.start()
-
-    def soon(self, call: Callable[[], None]) -> None:
-        self._loop.call_soon_threadsafe(call)
-
-    def run(self, answer: Coroutine[Any, Any, Any], seconds: float) -> Any:
-        """What `answer` gives.
-
-        Raises:
-            TimeoutError: nothing within `seconds`.
-        """
-        future = asyncio.run_coroutine_threadsafe(answer, self._loop)
-        try:
-            return future.result(seconds)
-        except concurrent.futures.TimeoutError:
-            future.cancel()
-            raise
-
-    def stop(self) -> None:
-        if self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join(5)

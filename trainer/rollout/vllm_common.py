@@ -2,7 +2,7 @@
 
     vllm_engine   the engine in this process          one step, one token
     vllm_async    the engine in a process of its own  goes on by itself; parts are fetched as they end
-    vllm_generator   groups of completions over either of them
+    vllm_generator   groups of completions over either of them; vllm_async_generator adds what only the second can
 
 Every token is recorded with its log-probability after temperature and with the weights version that sampled it. The
 prefix cache is salted with the version: a prompt never meets KV of other weights. A request without a token yet when the

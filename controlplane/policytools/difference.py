@@ -60,7 +60,7 @@ _RISES: tuple[tuple[str, Effect], ...] = (
     (r"rules\.[\w-]+\.recover\.after_quiet_steps", Effect.stricter),
     (r"rules\.[\w-]+\.recover\.step", Effect.looser),
     (r"signals\.\w+\.must_have_data", Effect.stricter),
-    (r"tuning\.(max_probes|arms|steps|space\.\w+)", Effect.looser),
+    (r"tuning\.(design|max_probes|arms|steps|space\.\w+)", Effect.looser),
     (r"tuning\.(cooldown_steps|miss_probability|min_effect|confidence)", Effect.stricter),
     (
         r"detectors\.\w+\.(h|k|above|consecutive|steps|seconds|times|probability|certainty|from_step|min_readings)",
@@ -72,6 +72,7 @@ _RISES: tuple[tuple[str, Effect], ...] = (
 _RANKS: Mapping[str, tuple[str, ...]] = {
     "approval.on_timeout": ("drop", "page", "act"),
     "freshness.on_stale": ("hold_and_page", "hold"),
+    "tuning.design": ("off", "spare", "inline", "switchback"),  # by what of the run itself an arm touches
 }
 
 

@@ -144,7 +144,7 @@ def _frame(policy: Policy) -> Iterator[str]:
             "when a person asks" if asked else f"when the target is missed with probability {tuning.miss_probability:g}"
         )
         yield (
-            f"Probes {space} {who}: {tuning.most_arms} arms of {tuning.steps} steps, at most {tuning.max_probes} in a run. "
+            f"Probes {space} {who}: {tuning.most_arms} arm{'s' if tuning.most_arms > 1 else ''} of {tuning.steps} steps, at most {tuning.max_probes} in a run. "
             f"{_WHERE[tuning.design]}"
         )
     revert = "taken back if it did not help" if policy.verdict.revert else "never taken back by itself"

@@ -1,5 +1,6 @@
 """Policies read back: every detector with its figures, every rule with what it does, every difference with what it means."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,20 @@ def test_probes_are_told_and_more_of_them_are_looser() -> None:
     more = parse(GUARD + "\ntuning: {space: {lr_scale: 1.5}, max_probes: 3}\n")
     assert "Probes lr_scale (at most x 1.5) when a person asks: 2 arms of 40 steps, at most 2 in a run." in explain(few)
     assert [(d.effect, d.place) for d in difference(few, more)] == [(Effect.looser, "tuning.max_probes")]
+
+
+def test_where_probes_run_is_said_and_ordered_by_what_of_the_run_they_touch() -> None:
+    designs = ("off", "spare", "inline", "switchback")
+    policies = [parse(GUARD + f"\ntuning: {{space: {{lr_scale: 1.5}}, design: {design}}}\n") for design in designs]
+    for before, after in pairwise(policies):
+        assert [(d.effect, d.place) for d in difference(before, after)] == [(Effect.looser, "tuning.design")]
+        assert [d.effect for d in difference(after, before)] == [Effect.stricter]
+    said = [explain(policy) for policy in policies]
+    assert "Probes lr_scale" not in said[0]
+    assert "A second process trains them while the run goes on" in said[1]
+    assert "Meanwhile the run waits" in said[2]
+    assert "1 arm of 40 steps" in said[3]
+    assert "takes turns" in said[3]
 
 
 def test_settings_of_ones_own_are_simulated_and_said_so() -> None:

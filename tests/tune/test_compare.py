@@ -1,0 +1,35 @@
+"""The summary of the comparison compares at equal cost, whatever a method has spent in all."""
+
+import pytest
+
+from bench.tuning.compare import at, compute_to, interval, summary
+from bench.tuning.lab import STEP
+
+BUDGET = 160 * STEP
+
+
+def row(arm: str, seed: int, final: float, spare: float = 0.0) -> dict[str, object]:
+    """A straight line from 0.1; `spare` completions for each of its own."""
+    points = [(share * BUDGET, (1 + spare) * share * BUDGET, 0, 0.1 + share * (final - 0.1)) for share in (0, 0.5, 1)]
+    return {"start": "tuned", "arm": arm, "seed": seed, "steps": 160, "curve": points, "cpu_seconds": 1.0}
+
+
+def test_at_equal_total_compute_a_population_is_read_where_it_has_spent_what_the_others_have() -> None:
+    population = row("pbt", 0, 0.9, spare=3.0)["curve"]
+    assert at(population, 0, BUDGET) == pytest.approx(0.9)  # type: ignore[arg-type]
+    assert at(population, 1, BUDGET) == pytest.approx(0.3)  # type: ignore[arg-type]
+    assert compute_to(population, 0) == BUDGET  # type: ignore[arg-type]
+    assert compute_to(row("none", 0, 0.8)["curve"], 0) == float("inf")  # type: ignore[arg-type]
+
+
+def test_harm_is_counted_against_the_same_seed_without_a_controller() -> None:
+    rows = [row("none", s, 0.8) for s in (0, 1, 2)]
+    rows += [row("inline", 0, 0.795), row("inline", 1, 0.78), row("inline", 7, 0.1)]
+    line = next(line for line in summary(rows).splitlines() if "| inline |" in line)
+    assert "| 1 of 2 |" in line
+
+
+def test_an_interval_holds_the_mean_and_grows_with_the_spread_of_the_seeds() -> None:
+    mean, low, high = interval([0.6, 0.7, 0.8, 0.9])
+    assert low < mean < high
+    assert high - low > interval([0.74, 0.75, 0.75, 0.76])[2] - interval([0.74, 0.75, 0.75, 0.76])[1]

@@ -23,6 +23,7 @@ from controlplane.contract.documents import AckState, Action, Health, Setting, T
 from controlplane.contract.rundir import RunDir, read_lines
 from tests.trainer.conftest import MICRO, Script, even_sum_passes
 from tests.trainer.learn_cases import TUNABLES, scored
+from tests.trainer.test_probe import order
 from tests.trainer.test_with_agent import Operator
 from trainer.build import Groundwork, Workers, assemble, build, generators, identify
 from trainer.checkpoint.health import Trial
@@ -290,6 +291,34 @@ def test_a_rollback_in_same_mode_repeats_the_run_bit_for_bit_on_two_ranks(
     assert {step: run.published[0, step] for step in (3, 4, 5, 6)} == {step: again[step] for step in (3, 4, 5, 6)}
     assert again[2] == run.published[0, 2]
     assert len(set(again.values())) == len(again)
+
+
+def test_a_probe_on_two_ranks_leaves_the_run_bit_for_bit_as_without_it(
+    groups: Groups, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Arithmetic, "verify", even_sum_passes)
+    recipe = RECIPE.model_copy(update={"checkpoint": RECIPE.checkpoint.model_copy(update={"snapshots": 0})})
+
+    def ended(name: str, ask: Callable[[BoundaryState], Directive | None]) -> tuple[str, list[float]]:
+        run, script = Run(groups, RunDir(tmp_path / name)), Script(ask)
+        identify(recipe, run.rundir)
+        tunables = recipe.tunables()
+        run.loop = assemble(recipe, run.rundir, groups.start, script, tunables, Stopwatch(), workers=run.workers)
+        assert run.loop.run() == "end"
+        return run.group.export(tmp_path / "weights"), [report.loss for report in script.steps]
+
+    probe = order({"up": {"lr_scale": 2.0}}, steps=2)
+    quiet = ended("quiet", lambda _: None)
+    probed = ended("probed", lambda state: probe if state.step == 3 and not state.probe else None)
+    assert probed == quiet
+    record = list(read_lines(tmp_path / "probed" / "probes" / "p1.jsonl"))
+    assert [line["arm"] for line in record if line["kind"] == "step"] == ["control"] * 2 + ["up"] * 2
+    gc.collect()
+    last = groups.get().keep()
+    names = groups.get().apply(kept, doing="a test")
+    assert all(
+        last.name in each and len(each) <= 2 for each in names
+    )  # this one, and the one that `Groups` goes back to
 
 
 def little_memory_on_rank_1(learner: ShardedLearner, file: str) -> None:

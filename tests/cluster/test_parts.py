@@ -71,7 +71,9 @@ def test_weights_lie_where_the_recipe_says_else_in_shared_memory_of_one_machine_
     assert parent_of(None, tmp_path, one_machine=False) == tmp_path / "weights"
 
 
-def test_the_wanted_number_is_shown_changed_and_refused_outside_the_bounds(tmp_path: Path) -> None:
+def test_the_wanted_number_is_shown_changed_and_refused_outside_the_bounds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     app, rundir = typer.Typer(), RunDir(tmp_path / "run")
     app.command()(generators)
     refused = CliRunner().invoke(app, [str(rundir.root)])
@@ -86,6 +88,9 @@ def test_the_wanted_number_is_shown_changed_and_refused_outside_the_bounds(tmp_p
     refused = CliRunner().invoke(app, [str(rundir.root), "6"])
     assert (refused.exit_code, refused.output) == (2, "6 is outside cluster.generators of the run's recipe: 2 to 5\n")
     assert wanted(rundir, bounds) == 3
+    with monkeypatch.context() as patch:
+        patch.setattr("os.getuid", lambda: 12345)
+        assert wanted(rundir, bounds) == 5  # somebody else's wish
     file_of(rundir).write_text("many")
     assert wanted(rundir, bounds) == 5
 
@@ -116,3 +121,19 @@ def test_an_address_without_a_cluster_is_refused(tmp_path: Path) -> None:
     refused = CliRunner().invoke(app, ["tiny", "--run", str(tmp_path / "run"), "--address", "10.0.0.1:6379"])
     assert (refused.exit_code, refused.output) == (2, "--address: only with --cluster ray\n")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("address", "message"), [("127.0.0.1:9", "nobody answers at 127.0.0.1:9: "), ("ray://head:10001", "give HOST:PORT")]
+)
+def test_an_address_where_nobody_is_ends_at_once_in_one_sentence(tmp_path: Path, address: str, message: str) -> None:
+    file = tmp_path / "micro.yaml"
+    file.write_text(recipe().dump())
+    app = typer.Typer()
+    app.command()(train)
+    failed = CliRunner().invoke(
+        app, [str(file), "--run", str(tmp_path / "run"), "--cluster", "ray", "--address", address]
+    )
+    assert failed.exit_code == 1
+    assert "the run cannot go on: " in failed.output
+    assert message in failed.output.splitlines()[-1]

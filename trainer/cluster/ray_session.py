@@ -7,6 +7,7 @@ commands only with a token that is new every time. Its processes die with this o
 import os
 import secrets
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ def connected(address: str, cpus: float) -> Iterator[None]:
     Raises:
         NoCluster: see there.
     """
+    _require_somebody(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if not address and "RAY_AUTH_MODE" not in os.environ:
@@ -60,6 +62,21 @@ def connected(address: str, cpus: float) -> Iterator[None]:
         ray.shutdown()
         if directory is not None:
             shutil.rmtree(directory, ignore_errors=True)
+
+
+def _require_somebody(address: str) -> None:
+    """Ray itself tries for minutes before it says that nobody is there."""
+    if address.startswith("ray://"):
+        raise NoCluster(
+            f"{address} is the port for remote clients; the driver belongs into the cluster: give HOST:PORT"
+        )
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdigit():  # `auto`, or none
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except OSError as error:
+        raise NoCluster(f"nobody answers at {address}: {error.strerror or error}") from error
 
 
 def _directory() -> Path:

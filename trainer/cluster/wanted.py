@@ -1,8 +1,9 @@
 """How many generators people want: a number in the run directory, written by `scalerl generators`, read by the driver.
 
-Who may write there decides; no token is asked for, because the number changes what a run costs and not what it learns.
+It counts only if it was written by the user that the run belongs to; others have no say in what a run costs.
 """
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -20,9 +21,10 @@ def file_of(rundir: RunDir) -> Path:
 
 
 def wanted(rundir: RunDir, bounds: Generators) -> int:
-    """The number that was asked for; `max` as long as nobody has asked, or where the file holds no number."""
+    """The number that was asked for; `max` as long as nobody has asked, or where the file holds no number or is not ours."""
+    file = file_of(rundir)
     try:
-        return int(file_of(rundir).read_text())
+        return int(file.read_text()) if file.stat().st_uid == os.getuid() else bounds.max
     except (OSError, ValueError):
         return bounds.max
 

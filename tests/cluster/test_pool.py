@@ -273,6 +273,16 @@ def test_without_devices_the_run_goes_on_with_those_that_have_some_and_ends_when
         it.turn()
 
 
+def test_a_run_that_is_told_to_stop_does_not_wait_for_generators_that_never_come() -> None:
+    it, _ = pool(Workshop(placed=False, comes_up=False))
+    it.evaluation.submit(request(0))
+    assert it.evaluation.poll() == []
+    it.stopping = lambda: "SIGINT"
+    assert it.rollouts.poll() == []  # the loop looks for itself whether it was told
+    with pytest.raises(NoGenerators, match="told to stop while an evaluation waited"):
+        it.evaluation.poll()
+
+
 def test_a_place_that_fails_too_often_is_given_up_and_another_is_tried_until_none_is_left() -> None:
     workshop, clock = Workshop(), Clock()
     it, events = pool(workshop, spec(restarts={"limit": 1, "first_wait": 1.0}), lambda: 2, clock)

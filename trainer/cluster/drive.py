@@ -124,6 +124,8 @@ class _Cluster:
                 raise CannotStart(str(error)) from error
             raise
         self._running = running
+        if self._pool is not None:
+            self._pool.stopping = lambda: running.loop.session.stopping
         self._follow(running)
         try:
             return running, running.loop.run()

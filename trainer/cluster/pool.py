@@ -25,7 +25,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from trainer.cluster.engine import LANES, Harvest, Invitation, Lane, Loaded, Weights, WeightsFile
-from trainer.cluster.fleet import Fleet, Tell, silent
+from trainer.cluster.fleet import Fleet, NoGenerators, Tell, silent
 from trainer.cluster.lane import Book
 from trainer.cluster.member import Member
 from trainer.cluster.settings import ClusterSpec
@@ -60,6 +60,8 @@ class Pool:
         self._ahead = {lane: spec.generators.ahead * samples[lane] for lane in LANES}
         self._clock, self._tell = clock, tell
         self._mail: SimpleQueue[tuple[Callable[[Member, Future[Any]], None], Member, Future[Any]]] = SimpleQueue()
+        self.stopping: Callable[[], object] = lambda: False
+        """Whether the run was told to stop; an evaluation that no generator works on is then given up."""
         self._newest: tuple[Callable[[], Weights], Version] | None = None
         self._look_at = -1.0
 
@@ -306,6 +308,8 @@ class PoolLane:
 
     def poll(self) -> list[Group]:
         self._pool.turn(0.0 if self._book.finished else PATIENCE)
+        if self._book.lane == "evaluation" and not self._pool.live and self._pool.stopping():
+            raise NoGenerators("it was told to stop while an evaluation waited for a generator")
         return self._book.take()
 
     def load(self, weights: Mapping[str, Any], version: Version) -> None:

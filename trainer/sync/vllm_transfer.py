@@ -23,6 +23,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
+from trainer.rollout.vllm_common import import_vllm
 from trainer.types import Version
 
 
@@ -167,6 +168,7 @@ class Sender:
         self._engine = None
 
     def _meet(self, workers: int, address: str, port: int) -> Any:
+        import_vllm("ERROR")
         factory = importlib.import_module("vllm.distributed.weight_transfer.factory").WeightTransferTrainerFactory
         if self._kind == "ipc":
             ipc = importlib.import_module("vllm.distributed.weight_transfer.ipc_engine")

@@ -273,6 +273,22 @@ def test_without_devices_the_run_goes_on_with_those_that_have_some_and_ends_when
         it.turn()
 
 
+def test_generators_that_wait_for_devices_make_way_and_come_back() -> None:
+    workshop = Workshop()
+    it, events = pool(workshop, spec(restarts={"limit": 0}), lambda: 2)
+    workshop.keys = {"placed": False, "comes_up": False}
+    workshop.engines[0].die()
+    for _ in range(20):
+        it.turn()
+    assert [engine.name for engine in workshop.alive] == ["g1.1", "g2.1"]
+    it.withdraw()
+    assert [engine.name for engine in workshop.alive] == ["g1.1"]
+    for _ in range(20):
+        it.turn()
+    assert [engine.name for engine in workshop.alive] == ["g1.1", "g2.2"]
+    assert names(events, "generator_lost") == ["g0.1"]
+
+
 def test_a_run_that_is_told_to_stop_does_not_wait_for_generators_that_never_come() -> None:
     it, _ = pool(Workshop(placed=False, comes_up=False))
     it.evaluation.submit(request(0))

@@ -141,6 +141,8 @@ class _Cluster:
         if self._learners is not None:
             self._learners.close()
             self._learners = None
+        if self._pool is not None:
+            self._pool.withdraw()  # or a generator that waits for devices would take those of the learners
         if spent:
             limits = budget.spec
             raise LearnersGivenUp(

@@ -89,6 +89,11 @@ class Fleet:
         self.members.pop(member.engine.name, None)
         member.engine.kill()
 
+    def withdraw(self) -> None:
+        """End what does not sample yet, and count no failure: others need the devices more. The next look begins again."""
+        for member in self.alive("starting"):
+            self.remove(member)
+
     def close(self) -> None:
         """End every engine."""
         for member in list(self.members.values()):

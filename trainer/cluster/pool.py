@@ -160,6 +160,10 @@ class Pool:
         counted = sum(future.result() for future in answers.values() if future.done() and not future.exception())
         return counted + sum(len(completion.tokens) for group in dropped for completion in group.completions)
 
+    def withdraw(self) -> None:
+        """Let nothing wait for devices until the next turn."""
+        self._fleet.withdraw()
+
     def close(self) -> None:
         """End every engine."""
         self._fleet.close()

@@ -226,7 +226,8 @@ class SimulatedEngine:
         self.dead = True
 
     def die(self) -> None:
-        """The process is gone: whoever waits for an answer hears of it."""
+        """The process is gone: whoever waits for a harvest hears of it. A call that comes later is never answered: to the driver
+        it then hangs, though a real actor's call would fail."""
         self.dead = True
         if self._asked is not None and not self._asked.done():
             self._asked.set_exception(RuntimeError("the process has died"))

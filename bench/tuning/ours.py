@@ -32,8 +32,9 @@ from trainer.probe.record import Record
 
 POLICY = Path(__file__).parent / "policy.yaml"
 SPARE = 3
-FIRST, AGAIN = 12, 64
-"""Steps at which a person asks for a probe: once the warm-up of the learning rate is over, and so many steps later, each time."""
+FIRST, AGAIN, LONGEST = 12, 64, 60
+"""Steps at which a person asks for a probe: once the warm-up of the learning rate is over, and so many steps later, each time; while so
+many are left."""
 
 
 class InStep:
@@ -54,6 +55,8 @@ class InStep:
             step = loop.machine.stepper.step
 
             def permitted() -> Any:
+                if self._over:
+                    return None
                 self._permits.acquire()
                 try:
                     return None if self._over else step()
@@ -125,7 +128,8 @@ class House:
         if self.costs.wall >= self.budget:
             self.loop.stop("the budget is spent")
             return None
-        if not state.probe and state.step >= FIRST + self.asked * AGAIN:
+        in_time = self.budget - self.costs.wall >= LONGEST * STEP
+        if not state.probe and in_time and state.step >= FIRST + self.asked * AGAIN:
             order = Order(order_id=f"bench-{self.asked}", action="probe", by="bench", at=self.now)
             self.asked += 1
             say(self.rundir, order)

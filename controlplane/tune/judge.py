@@ -66,6 +66,11 @@ class ArmVerdict:
     steps: int
     reason: str
 
+    @property
+    def known(self) -> bool:
+        """Whether the steps so far rule out anything at all."""
+        return self.low > -1 or self.high < 1
+
 
 def judge(arms: Mapping[str, Paired], terms: Terms) -> dict[str, ArmVerdict]:
     """The verdict on each arm from its steps so far. `arms` names all arms of the probe, also those that have no step yet."""

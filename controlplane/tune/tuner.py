@@ -323,9 +323,11 @@ class Tuner:
             verdict, adopted = verdicts[trial.arm], end["outcome"] == trial.arm and not self._undone(trial, observed)
             outcome = "adopt" if adopted else verdict.outcome.value
             reason = lost or alarm(record, trial.arm) or verdict.reason
-            measured = verdict.steps > 0 and not lost and not alarm(record, trial.arm)
+            said = verdict.known or verdict.outcome is not Outcome.undecided
+            measured = said and not lost and not alarm(record, trial.arm)
             if outcome in ("undecided", "adopt") and not adopted:
-                outcome, reason = "inconclusive", reason if measured else (lost or "it never ran")
+                unknown = "it was given up before it had shown anything" if verdict.steps else "it never ran"
+                outcome, reason = "inconclusive", reason if measured else (lost or alarm(record, trial.arm) or unknown)
             update = {
                 "outcome": outcome if measured else "cancelled",
                 "reason": reason,

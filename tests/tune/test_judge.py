@@ -203,3 +203,8 @@ def test_an_arm_without_a_step_is_undecided() -> None:
     verdict = judge({"a": paired(np.zeros(0))}, TERMS)["a"]
     assert isinstance(verdict, ArmVerdict)
     assert verdict.outcome is Outcome.undecided
+
+
+def test_an_arm_of_a_few_steps_that_began_alike_is_not_known_and_a_longer_one_is() -> None:
+    assert not judge({"up": paired(np.zeros(3))}, TERMS)["up"].known
+    assert judge({"up": paired(noisy(0.1, 1))}, TERMS)["up"].known

@@ -122,10 +122,11 @@ def _refuse(rundir: RunDir, error: Exception) -> NoReturn:
 def _here(recipe: Recipe, rundir: RunDir, start: Path, say: Callable[[str], None]) -> "tuple[Run, str]":
     """Everything in this process."""
     from trainer.build import build
+    from trainer.rollout.vllm_common import EngineError
 
     try:
         ready = build(recipe, rundir, start, say)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EngineError) as error:
         _refuse(rundir, error)
     _follow(ready)
     try:

@@ -159,6 +159,14 @@ def test_another_recipe_for_an_existing_run_is_refused_before_anything_is_writte
     assert {path: path.read_bytes() for path in rundir.root.iterdir()} == before
 
 
+def test_a_missing_vllm_is_one_sentence(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    run = str(tmp_path / "run")
+    result = CliRunner().invoke(APP, [str(file), "--run", run, "--quiet", "--set", "rollout.generator=vllm"])
+    assert result.exit_code == 2
+    assert "cannot start: sampling with vLLM needs vllm" in result.output.splitlines()[-1]
+
+
 def test_the_shipped_recipe_is_what_it_says_and_reads_back(tmp_path: Path) -> None:
     recipe = load_recipe(find_recipe("tiny"))
     assert (recipe.batch.prompts_per_step, recipe.batch.samples_per_prompt, recipe.loss.ratio_max) == (16, 8, 5.0)

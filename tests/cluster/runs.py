@@ -24,7 +24,7 @@ At = Mapping[int, Callable[[Loop], object]]
 
 
 def recipe(**keys: Any) -> Recipe:
-    """The micro recipe on a cluster: two generators, deadlines of seconds; keys are replaced two levels down."""
+    """The micro recipe on a cluster: two generators, short deadlines; keys are replaced two levels down."""
     merged: dict[str, Any] = {
         **MICRO,
         "steps": 16,
@@ -35,7 +35,13 @@ def recipe(**keys: Any) -> Recipe:
             "learners": {"ranks": 1},
             "generators": {"min": 1, "max": 2},
             "restarts": {"first_wait": 0.0},
-            "deadlines": {"start": 60, "hang": 3, "load": 10, "abort": 10, "drain": 10},
+            "deadlines": {
+                "start": 120,
+                "hang": 30,
+                "load": 30,
+                "abort": 30,
+                "drain": 30,
+            },  # a loaded machine is no fault
         },
     }
     for key, value in keys.items():
@@ -73,7 +79,7 @@ def joined(root: Path) -> dict[str, int]:
     return {line["name"]: line["pid"] for line in events(root, "generator_joined")}
 
 
-def wait_for(what: Callable[[], object], seconds: float = 60.0) -> None:
+def wait_for(what: Callable[[], object], seconds: float = 120.0) -> None:
     deadline = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < deadline, "waited in vain"

@@ -1,5 +1,8 @@
 """Restart budgets, the directory for weights, the wanted number, and what a recipe may say of a cluster."""
 
+import os
+import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +64,20 @@ def test_only_the_newest_weights_file_stays_and_a_new_process_removes_what_a_kil
     again.close()
     other.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_dead_runs_left_is_removed_and_what_a_living_one_uses_is_not(tmp_path: Path) -> None:
+    hour_ago = time.time() - 3600
+    living = Outbox(tmp_path, "living")
+    dead, young = tmp_path / "scalerl-dead-1", tmp_path / "scalerl-young-1"
+    for directory in (dead, young, tmp_path / "of-somebody-else"):
+        directory.mkdir()
+    for directory in tmp_path.iterdir():
+        if directory != young:
+            os.utime(directory, (hour_ago, hour_ago))
+    with closing(Outbox(tmp_path, "mine")), closing(living):
+        left = {path.name.rsplit("-", 1)[0] for path in tmp_path.iterdir()}
+        assert left == {"scalerl-living", "scalerl-mine", "scalerl-young", "of-somebody"}
 
 
 def test_weights_lie_where_the_recipe_says_else_in_shared_memory_of_one_machine_else_beside_the_run(

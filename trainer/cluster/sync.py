@@ -5,8 +5,11 @@
 The newest file stays until there is a newer one, so that an engine that comes up later can take it at once.
 """
 
+import fcntl
+import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
@@ -15,6 +18,10 @@ from trainer.cluster.engine import WeightsFile
 from trainer.cluster.pool import Pool
 from trainer.types import Version
 
+PREFIX = "scalerl-"
+"""Of the directories that weights travel in."""
+YOUNG = 60.0
+"""Seconds in which a directory without a lock is left alone."""
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
 
 
@@ -44,14 +51,19 @@ class FileSync:
 
 
 class Outbox:
-    """A directory of one run for weights on their way; names in it are never used twice. What a killed process left is removed."""
+    """A directory of one run for weights on their way; names in it are never used twice.
+
+    It is locked for as long as the process lives. So what killed processes left, of this run and of others, is known and
+    removed: in shared memory it would be memory that nobody gives back.
+    """
 
     def __init__(self, parent: Path, run_uid: str) -> None:
         parent.mkdir(parents=True, exist_ok=True)
-        prefix = f"scalerl-{run_uid}-"
-        for old in parent.glob(f"{prefix}*"):
-            shutil.rmtree(old, ignore_errors=True)
-        self._directory = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+        for old in parent.glob(f"{PREFIX}*"):
+            if old.name.startswith(f"{PREFIX}{run_uid}-") or _abandoned(old):
+                shutil.rmtree(old, ignore_errors=True)
+        self._directory = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{run_uid}-", dir=parent))
+        self._lock = _locked(self._directory)
         self._serial = count()
 
     def path(self, version: Version) -> Path:
@@ -67,6 +79,36 @@ class Outbox:
     def close(self) -> None:
         """Remove everything."""
         shutil.rmtree(self._directory, ignore_errors=True)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+def _locked(directory: Path) -> int | None:
+    """A lock that ends with this process; None where another process holds it, or the directory is gone."""
+    try:
+        handle = os.open(directory, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        return None
+    return handle
+
+
+def _abandoned(directory: Path) -> bool:
+    """Whether its owner is gone. A young one may not be locked yet."""
+    try:
+        if time.time() - directory.stat().st_mtime < YOUNG:
+            return False
+    except OSError:
+        return False
+    handle = _locked(directory)
+    if handle is not None:
+        os.close(handle)
+    return handle is not None
 
 
 def parent_of(weights: Path | None, run: Path, one_machine: bool) -> Path:

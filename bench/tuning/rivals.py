@@ -110,8 +110,8 @@ def run(root: Path, start: str, arm: str, seed: int, steps: int) -> tuple[Costs,
         log_to_driver=False,
         logging_level="ERROR",
     )
+    rounds = -(-steps // STEPS)
     try:
-        rounds = -(-steps // STEPS)
         tuner = tune.Tuner(
             Member,
             param_space=space,
@@ -128,7 +128,10 @@ def run(root: Path, start: str, arm: str, seed: int, steps: int) -> tuple[Costs,
             raise RuntimeError(f"{arm}: {results.errors[0]}")
     finally:
         ray.shutdown()
-    return _curve(root), {"cpu_members": _cpu(root)}
+    costs = _curve(root)
+    if len(costs.curve) < rounds:  # Ray Tune returns as if all were well when it is interrupted
+        raise RuntimeError(f"{arm}: ended after {len(costs.curve)} of {rounds} rounds")
+    return costs, {"cpu_members": _cpu(root)}
 
 
 def _lines(root: Path) -> list[list[dict[str, Any]]]:

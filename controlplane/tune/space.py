@@ -12,7 +12,9 @@ from math import exp, log
 from controlplane.contract.tunables import TUNABLES
 
 LEAST_STEP = log(1.1)
-"""A smaller relative step is not worth a probe: its effect cannot be told from none."""
+LEAST_SHARE = 1 / 3
+"""A smaller relative step, or a smaller share of the trust region, is not worth a probe: its effect cannot be told from none. On the
+tiny run a factor of 3 gained 0.18 in 60 steps, and what the judge finds there is 0.07."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Axis:
     def worth(self, z: float) -> bool:
         """Whether the step, once inside the clamps, is large enough to be measured."""
         value = self.value(z)
-        return value > 0 and abs(self.step(value)) >= LEAST_STEP
+        return value > 0 and abs(self.step(value)) >= max(LEAST_STEP, LEAST_SHARE * log(self.trust)) - 1e-9
 
 
 def directions(axis: Axis, unstable: bool) -> tuple[float, ...]:

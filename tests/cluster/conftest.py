@@ -13,14 +13,14 @@ from tests.cluster.gloo import Ranks
 from trainer.cluster.ray_session import connected
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
     pool = Ranks(2, tmp_path_factory.mktemp("gloo") / "store")
     yield pool
     pool.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
     """One rank."""
     pool = Ranks(1, tmp_path_factory.mktemp("gloo") / "store")
@@ -28,7 +28,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
     pool.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def local_ray() -> Iterator[None]:
     """Started as a run would start it; runs of this process find it and leave it alone."""
     with connected("", 8):

@@ -292,13 +292,14 @@ def test_children_die_with_the_trainer() -> None:
 
 
 def test_a_warden_that_is_killed_takes_its_program_with_it() -> None:
+    others = set(_children(os.getpid()))  # of other tests
     box = Sandbox(1)
     results: list[Result] = []
     job = threading.Thread(target=lambda: results.append(program(box, "while True: pass", cpu_s=60, wall_s=60)))
     job.start()
     seen: set[int] = set()
     for _ in range(2):  # it is started once more, then given up
-        while not (fresh := {(w, c) for w in _children(os.getpid()) for c in _children(w) if c not in seen}):
+        while not (fresh := {(w, c) for w in _mine(others) for c in _children(w) if c not in seen}):
             time.sleep(0.02)
         warden, child = fresh.pop()
         seen.add(child)
@@ -450,6 +451,11 @@ def _children(pid: int) -> list[int]:
         ]
     except OSError:
         return []
+
+
+def _mine(others: set[int]) -> list[int]:
+    """Children of this process that were not there before."""
+    return [pid for pid in _children(os.getpid()) if pid not in others]
 
 
 def _children_of_wardens(box: Sandbox) -> list[int]:

@@ -77,12 +77,19 @@ class Machine(RuleBasedStateMachine):
                 self.world.trainer.step()
                 self._look(0)
 
-    @rule(mode=st.sampled_from(("missing", "stale", "late", "late", "nan")), fault=st.sampled_from(("nan", "lr")))
-    def breaks_in_the_dark(self, mode: str, fault: str) -> None:
-        """The trouble comes while nobody sees the run as it is."""
+    @rule(
+        mode=st.sampled_from(("missing", "stale", "late", "late", "nan")),
+        fault=st.sampled_from(("nan", "lr")),
+        seen=st.booleans(),
+    )
+    def breaks_in_the_dark(self, mode: str, fault: str, seen: bool) -> None:
+        """The trouble comes while nobody sees the run as it is, or it has just been `seen` when that begins."""
         at = self.world.trainer.step_number + 1
-        self.world.source.mode = mode
         self.world.trainer.inject(nan(at, 2) if fault == "nan" else lr_fault(at, 8, 4))
+        if seen:
+            self.world.trainer.step()
+            self._look(0)
+        self.world.source.mode = mode
         for _ in range(3):
             self.world.trainer.step()
             self._look(0)

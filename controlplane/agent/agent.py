@@ -16,9 +16,10 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from controlplane.agent import restart
+from controlplane.agent.answers import HandedOut, ack_of, answered, observed
 from controlplane.agent.boundary import BoundaryState, Directive
 from controlplane.agent.checks import check_answer, check_values
 from controlplane.agent.exporter import Exporter, trainer_metrics
@@ -28,21 +29,12 @@ from controlplane.agent.guardrails import GuardRails, Refusal, Situation, Wait, 
 from controlplane.agent.mailbox import Courier, DirectoryMailbox, Journal, Mailbox, ensure_key
 from controlplane.agent.memory import Answered, Changed, Memory, Record, Started, recall
 from controlplane.agent.ranks import Alone, Check, Lead, Ranks, anything
-from controlplane.contract.documents import Ack, AckState, Action, Desired, Lease, Observed, Phase, TunableState
+from controlplane.contract.documents import AckState, Action, Desired, Phase
 from controlplane.contract.metrics import GPU
 from controlplane.contract.reports import CheckpointReport, EvalReport, StepReport
 from controlplane.contract.rundir import RunDir, RunInfo, read_lines, write_atomic
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class _HandedOut:
-    """A directive that waits for its acknowledgement; `desired` is None for a lapsed lease."""
-
-    directive: Directive
-    desired: Desired | None
-    step: int
 
 
 class Agent:
@@ -91,7 +83,7 @@ class Agent:
         self.incarnation = str(uuid.uuid4())
         self._rundir, self._info, self._rails, self._actions, self._clock = rundir, info, rails, actions, clock
         self._pending: dict[str, Desired] = {}
-        self._out: _HandedOut | None = None
+        self._out: HandedOut | None = None
         self._state: BoundaryState | None = None
         self._closed = False
 
@@ -185,7 +177,7 @@ class Agent:
         split = not self._lead.settle(state, readback)
         if split:
             state, reason = AckState.failed, f"the ranks of the trainer differ after it; rank 0 says {state}: {reason}"
-        answer = self._answer_of(out, state, at_step, readback, reason)
+        answer = answered(out, state, at_step, readback, reason, self._memory.values, self._rails, self._clock())
         self._record(answer.model_copy(update={"split": split}))
         self._out = None
         try:
@@ -270,11 +262,11 @@ class Agent:
         desired, directive = self._newest_valid(state)
         reverted = self._lapsed(state)
         if reverted and not (desired and directive and reverted.values.keys() <= _touched(desired)):
-            self._out = _HandedOut(reverted, None, state.step)
+            self._out = HandedOut(reverted, None, state.step)
             return reverted
         if desired and directive:
             del self._pending[desired.decision_id]
-            self._out = _HandedOut(directive, desired, state.step)
+            self._out = HandedOut(directive, desired, state.step)
         return directive
 
     def _agreed(self, directive: Directive | None, state: BoundaryState) -> Directive | None:
@@ -317,12 +309,12 @@ class Agent:
                 directive = verdict
             elif isinstance(verdict, Wait) and self._memory.waiting != desired.decision_id:
                 reason = f"waits for step {desired.apply_from_step}"
-                ack = _ack(desired, AckState.accepted, state.step, reason)
+                ack = ack_of(desired, AckState.accepted, state.step, reason)
                 self._record(Answered(at=self._clock(), ack=ack, action=desired.action, epoch=desired.epoch))
         return chosen, directive
 
     def _refuse(self, desired: Desired, refusal: Refusal, step: int) -> None:
-        ack = _ack(desired, refusal.state, step, refusal.reason)
+        ack = ack_of(desired, refusal.state, step, refusal.reason)
         epoch = None if refusal.fenced else desired.epoch
         self._record(Answered(at=self._clock(), ack=ack, action=desired.action, epoch=epoch))
 
@@ -354,41 +346,6 @@ class Agent:
 
     # Answers
 
-    def _answer_of(
-        self, out: _HandedOut, state: AckState, at_step: int, readback: Mapping[str, float], reason: str
-    ) -> Answered:
-        directive, desired = out.directive, out.desired
-        if desired is None and state is AckState.applied:
-            state = AckState.reverted
-        after = {name: float(value) for name, value in readback.items()}
-        rolled_back = directive.target is not None and state is AckState.applied
-        return Answered(
-            at=self._clock(),
-            ack=Ack(
-                decision_id=directive.decision_id,
-                generation=directive.generation,
-                state=state,
-                reason=reason or directive.reason,
-                at_step=at_step,
-                readback=after,
-            ),
-            action=directive.action,
-            source="controller" if desired else "lease",
-            epoch=desired.epoch if desired else None,
-            before={name: self._memory.values[name] for name in after},
-            after=after,
-            lease=self._inside_rails(desired),
-            set=tuple(desired.set) if desired else (),
-            handed_out_at=out.step,
-            target_step=directive.target.step if rolled_back and directive.target else None,
-        )
-
-    def _inside_rails(self, desired: Desired | None) -> Lease | None:
-        if desired is None or desired.lease is None:
-            return None
-        revert_to = {name: self._rails.inside(name, value) for name, value in desired.lease.revert_to.items()}
-        return desired.lease.model_copy(update={"revert_to": revert_to})
-
     def _record(self, record: Record) -> None:
         """The one way in which the state of the protocol changes: remember, journal, show."""
         self._memory = self._memory.after(record)
@@ -403,39 +360,10 @@ class Agent:
 
     def _publish(self) -> None:
         if self._state is not None:
-            self._courier.post(self._observed(self._state))
+            seen = (self._state, self._memory, self._last_ack, self._rails, self._actions)
+            self._courier.post(observed(self._info, self.incarnation, *seen, self._clock()))
         if not self._threaded:
             self._courier.turn(self._courier.deliver)
-
-    def _observed(self, state: BoundaryState) -> Observed:
-        memory = self._memory
-        bounds = {name: self._rails.of(name) for name in state.values}
-        return Observed(
-            run_uid=self._info.run_uid,
-            incarnation=self.incarnation,
-            branch=state.branch,
-            step=state.step,
-            planned_steps=self._info.planned_steps,
-            compute=state.compute,
-            written_at=self._clock(),
-            epoch=memory.epoch,
-            applied_generation=memory.applied_generation,
-            last_ack=self._last_ack,
-            tunables={
-                name: TunableState(value=value, min=bounds[name].min, max=bounds[name].max)
-                for name, value in state.values.items()
-            },
-            actions=self._actions,
-            rollbacks_left=max(0, self._rails.max_rollbacks - memory.rollbacks),
-            checkpoints=state.checkpoints,
-            phase=state.phase,
-            probe=state.probe,
-            standing_still=state.standing_still,
-        )
-
-
-def _ack(desired: Desired, state: AckState, step: int, reason: str) -> Ack:
-    return Ack(decision_id=desired.decision_id, generation=desired.generation, state=state, reason=reason, at_step=step)
 
 
 def _touched(desired: Desired) -> set[str]:

@@ -16,13 +16,13 @@ from pathlib import Path
 
 from trainer.cluster.engine import WeightsFile
 from trainer.cluster.pool import Pool
+from trainer.sync.files import SHARED_MEMORY
 from trainer.types import Version
 
 PREFIX = "scalerl-"
 """Of the directories that weights travel in."""
 YOUNG = 60.0
 """Seconds in which a directory without a lock is left alone."""
-SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
 
 
 class FileSync:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from controlplane.agent import Directive
-from controlplane.contract.documents import Ruling
+from controlplane.contract.documents import CONTROL, Ruling
 from trainer.checkpoint.ring import Snapshot
 from trainer.rollback import Savepoints
 from trainer.session import Session
@@ -26,6 +26,11 @@ class Arm:
     """Its steps, where they may become the run's own."""
     end: Snapshot | None = None
     """Where it stands, once it has ended and may be gone on from."""
+
+
+def arms_of(sets: Mapping[str, Mapping[str, float]]) -> dict[str, Arm]:
+    """The arms of a probe before their first step, `control` first."""
+    return {CONTROL: Arm({}), **{name: Arm(dict(values)) for name, values in sets.items()}}
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from dataclasses import replace
 
 from controlplane.agent import Directive
 from controlplane.contract.documents import CONTROL, Action, Phase, Probe, Ruling
-from trainer.probe.arms import Arm, Machine, Standstill
+from trainer.probe.arms import Arm, Machine, Standstill, arms_of
 from trainer.probe.record import Record
 from trainer.stepper import Stepped
 
@@ -51,7 +51,7 @@ class Inline:
         self._keep, self._settled, self._ask = keep, settled, ask
         self._start, self._step = machine.savepoints.snapshot(), session.state.step
         self._values = dict(session.tunables)
-        self.arms = {CONTROL: Arm({}), **{name: Arm(dict(sets)) for name, sets in arms.items()}}
+        self.arms = arms_of(arms)
         self._running, self._ended = CONTROL, False
         self.standstill: Standstill | None = None
         record.begin(self._step, spec.steps, arms, self._values)

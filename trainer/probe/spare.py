@@ -26,7 +26,7 @@ from controlplane.contract.rundir import write_atomic
 from trainer.checkpoint.ring import Snapshot
 from trainer.checkpoint.shards import Shards, StoredShards
 from trainer.checkpoint.store import CheckpointError, Content
-from trainer.probe.arms import Arm, Machine, Standstill
+from trainer.probe.arms import Machine, Standstill, arms_of
 from trainer.probe.record import Record
 from trainer.stepper import Stepped
 
@@ -71,7 +71,7 @@ class Spare:
         self.probe_id, self._spec = spec.probe_id, spec
         self._session, self._record, self._over = session, record, over
         self._values = dict(session.tunables)
-        self.arms = {CONTROL: Arm({}), **{name: Arm(dict(sets)) for name, sets in arms.items()}}
+        self.arms = arms_of(arms)
         self._folder = record.path.with_suffix(FOLDER)
         self._deadline: float | None = None
         self.standstill: Standstill | None = None

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 
 from controlplane.agent import Directive
 from controlplane.contract.documents import CONTROL, Action, Probe, Ruling
-from trainer.probe.arms import Arm, Machine, Standstill
+from trainer.probe.arms import Machine, Standstill, arms_of
 from trainer.probe.record import Record
 from trainer.stepper import Stepped
 
@@ -31,7 +31,7 @@ class Switchback:
         self.probe_id, self._spec = spec.probe_id, spec
         self._session, self._record, self._over = machine.session, record, over
         self._values = dict(machine.session.tunables)
-        self.arms = {CONTROL: Arm({}), **{name: Arm(dict(sets)) for name, sets in arms.items()}}
+        self.arms = arms_of(arms)
         self._turns = [name for name in spec.segments for _ in range(spec.segment_steps)]
         self._done, self._deadline = 0, 0.0
         self.standstill: Standstill | None = None

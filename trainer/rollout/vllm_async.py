@@ -42,14 +42,13 @@ from trainer.rollout.vllm_common import (
     sampling,
 )
 from trainer.rollout.vllm_distance import Loop, Watch, environment
-from trainer.sync.files import write
+from trainer.sync.files import SHARED_MEMORY, write
 from trainer.types import Version
 
 TICK = 0.02
 """Seconds that a step waits for a part to end."""
 GRACE = 3.0
 """Seconds that vLLM's processes have for an orderly end; nothing is lost with them."""
-SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - a place for memory that processes share, not for files that stay
 
 Transfer = Literal["file", "nccl", "ipc"]
 """How weights arrive: in a file that the workers map; over NCCL from the learner; as CUDA handles on the same machine."""

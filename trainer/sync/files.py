@@ -22,6 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - a place for memory that processes share, not for files that stay
+"""Where the processes of one machine hand each other a file; Linux alone has it."""
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -37,9 +39,8 @@ DTYPES = {
 """Formats that are written, by their names in the file."""
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
-_ALIGNMENT = (
-    8  # bytes, of the first value; the widest formats come first, so every tensor lies on a multiple of its own width
-)
+# Bytes, of the first value; the widest formats come first, so every tensor lies on a multiple of its own width.
+_ALIGNMENT = 8
 _LENGTH = 8  # bytes that give the length of the header
 
 

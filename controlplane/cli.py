@@ -127,13 +127,14 @@ def control(
         hinted = Hints(hints) if hints else None
         try:
             if recorder:
+                controller.watched_by(recorder)
                 recorder.start()
             controller.run(interval, stop, port, hinted.pause if hinted else threading.Event.wait)
         finally:
             if hinted:
                 hinted.close()
             if recorder:
-                recorder.stop()
+                recorder.close()
             kept.close()
 
     _each(attend, runs)

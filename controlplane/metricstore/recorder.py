@@ -8,7 +8,9 @@ import time
 from collections.abc import Callable
 
 from controlplane.contract.rundir import RunDir
+from controlplane.decide import Decision
 from controlplane.metricstore.store import MetricStore, StoreError
+from controlplane.snapshot import Snapshot
 from controlplane.sources import ScrapeSource, SourceError
 
 log = logging.getLogger(__name__)
@@ -18,7 +20,8 @@ class Recorder:
     """Records trainer and controller of one run every `interval` seconds, into `rundir.metrics`.
 
     As in Prometheus, `up{job="..."}` is 1 or 0 for a target that is there, and missing once it has been taken down.
-    `start` and `stop` belong to one thread.
+    An `Observer` of the controller for its end alone: the last reading is taken while the controller's own page is still there.
+    `start` and `close` belong to one thread.
     """
 
     def __init__(self, rundir: RunDir, interval: float = 15.0, clock: Callable[[], float] = time.time) -> None:
@@ -33,8 +36,14 @@ class Recorder:
         """Begin to record."""
         self._thread.start()
 
-    def stop(self) -> None:
-        """Record once more and end."""
+    def recall(self, snapshot: Snapshot, decision: Decision) -> None:
+        """Nothing: what was, was recorded then."""
+
+    def look(self, snapshot: Snapshot, decision: Decision) -> None:
+        """Nothing: the thread has its own interval."""
+
+    def close(self) -> None:
+        """Record once more and end; again: nothing."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(timeout=10)

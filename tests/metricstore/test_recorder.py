@@ -35,7 +35,7 @@ def test_the_recorder_keeps_what_the_page_said(served: tuple[RunDir, Store]) -> 
     time.sleep(0.3)
     page.set("rl_trainer_global_step", 2)
     page.set("rl_trainer_grad_norm", math.nan)
-    recorder.stop()
+    recorder.close()
     store = MetricStore(rundir.metrics, read_only=True)
     times, values = store.read("rl_trainer_global_step")
     assert values[0] == 1
@@ -65,7 +65,7 @@ def test_a_store_that_cannot_be_written_never_stops_the_recorder(served: tuple[R
     time.sleep(0.1)
     rundir.metrics.unlink()
     time.sleep(0.2)
-    recorder.stop()
+    recorder.close()
     assert MetricStore(rundir.metrics, read_only=True).read("rl_trainer_global_step")[1].size > 0
 
 

@@ -23,13 +23,15 @@ def alarm(record: list[dict[str, Any]], arm: str) -> str:
     return ""
 
 
-def running(record: list[dict[str, Any]]) -> str:
-    """The arm that has taken the newest step; empty when something else came after it."""
-    return record[-1].get("arm", "") if record and record[-1]["kind"] == "step" else ""
+def compared(record: list[dict[str, Any]]) -> str:
+    """The arm that is compared with the control now: the one that took the newest step beside it; empty when it was stopped."""
+    mine = (line for line in reversed(record) if line["kind"] in ("step", "stopped") and line["arm"] != CONTROL)
+    newest = next(mine, None)
+    return newest["arm"] if newest is not None and newest["kind"] == "step" else ""
 
 
 def gain(record: list[dict[str, Any]]) -> float:
-    """What the control gained: the slope of its pass rate times its steps."""
+    """What the control gains in the steps of a probe: the slope of its pass rate times those. It may have needed fewer itself."""
     read = [
         (float(line["t"]), sum(p[2] for p in line["prompts"]) / sum(p[3] for p in line["prompts"]))
         for line in record
@@ -39,4 +41,4 @@ def gain(record: list[dict[str, Any]]) -> float:
     if n < 2:
         return 0.0
     middle = sum(t for t, _ in read) / n
-    return float(n * sum((t - middle) * rate for t, rate in read) / sum((t - middle) ** 2 for t, _ in read))
+    return float(record[0]["steps"] * sum((t - middle) * rate for t, rate in read) / sum((t - middle) ** 2 for t, _ in read))

@@ -24,7 +24,7 @@ from controlplane.tune.judge import ArmVerdict, Outcome, Terms, judge, winner
 from controlplane.tune.pairing import Paired, pair, results
 from controlplane.tune.planner import detectable, information
 from controlplane.tune.proposer import Proposer
-from controlplane.tune.reading import alarm, gain, running
+from controlplane.tune.reading import alarm, compared, gain
 from controlplane.tune.space import Axis, axes
 from controlplane.tune.switchback import Turns, alternated, segments
 from controlplane.tune.switchback import information as of_turns
@@ -245,7 +245,7 @@ class Tuner:
         """What a probe gives up, whatever comes out."""
         match self._where:
             case Design.inline:
-                return f"and the run waits for {arms * self._tuning.steps} steps"
+                return f"and the run waits for up to {arms * self._tuning.steps} steps"
             case Design.spare:
                 return f"for {(arms + 1) * self._tuning.steps} steps of spare capacity"
             case Design.switchback:
@@ -278,7 +278,7 @@ class Tuner:
             reason = "; ".join(f"{arm}: {v.outcome.value} ({v.reason})" for arm, v in verdicts.items())
             return Wish(wish_id=f"{probe_id}/end", probe=Ruling(probe_id=probe_id, end=True), reason=reason)
         for trial in trials:
-            verdict, now = verdicts[trial.arm], running(record) == trial.arm
+            verdict, now = verdicts[trial.arm], compared(record) == trial.arm
             why = alarms.get(trial.arm, verdict.reason)
             hopeless = verdict.outcome in (Outcome.reject, Outcome.inconclusive) or trial.arm in alarms
             if now and hopeless and verdict.steps < self._tuning.run_steps:

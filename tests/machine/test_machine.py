@@ -148,9 +148,10 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.world.underway)
     @rule(late=st.booleans())
     def publication_arrives_after_all(self, late: bool) -> None:
-        document = self.world.underway.pop()
-        while late and self.world.trainer.step_number <= document.expires_at_step:
-            self.world.trainer.step()
+        """Late: when its step has passed; a trainer that is paused, or has ended, never gets there."""
+        document, trainer = self.world.underway.pop(), self.world.trainer
+        while late and trainer.step_number <= document.expires_at_step and not trainer.paused and trainer.step():
+            pass
         self.world.documents.setdefault(document.decision_id, document)
         self.world.arrive(document)
 

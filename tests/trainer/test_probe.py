@@ -15,6 +15,8 @@ from tests.trainer.test_exactly_once import lineage
 from trainer.loop import Loop
 
 START, STEPS, LAST = 4, 3, 12
+TWO_A_TURN = 8
+"""Steps of an arm with which a turn is two of them."""
 Ask = Callable[[BoundaryState], Directive | None]
 ARMS = {"up": {"lr_scale": 2.0}, "down": {"lr_scale": 0.5}}
 
@@ -110,10 +112,51 @@ def test_a_probe_that_nobody_rules_on_leaves_the_run_bit_for_bit_as_without_it(t
 
 def test_from_outside_the_run_stands_still_while_other_arms_are_trained(tmp_path: Path) -> None:
     _, script, _ = ran(tmp_path / "run", Controller(tmp_path / "run", never))
-    during = [b for b in script.boundaries if b.probe and b.step == START + STEPS]
+    during = [b for b in script.boundaries if b.standing_still]
     assert len(during) >= 2 * STEPS
     assert {(b.branch, b.values["lr_scale"]) for b in during} == {(0, 1.0)}
-    assert len({b.compute for b in during}) == 1
+    assert {b.step for b in during} == set(range(START + 1, START + STEPS + 1))
+    assert len({(b.step, b.compute) for b in during}) == STEPS
+
+
+def turns(record: list[dict[str, Any]]) -> list[tuple[str, int]]:
+    """Which arm took which of its steps, in order."""
+    return [(line["arm"], line["t"]) for line in record if line["kind"] == "step"]
+
+
+def test_control_goes_on_only_when_the_arm_that_is_compared_has_caught_up(tmp_path: Path) -> None:
+    _, _, rundir = ran(tmp_path / "run", Controller(tmp_path / "run", never))
+    one_by_one = [(name, t) for t in range(1, STEPS + 1) for name in ("control", "up")]
+    assert turns(list(read_lines(rundir.probes / "p1.jsonl"))) == [
+        *one_by_one,
+        *[("down", t) for t in range(1, STEPS + 1)],
+    ]
+
+
+def test_when_all_arms_were_given_up_control_needs_no_further_step(tmp_path: Path) -> None:
+    def stop(state: BoundaryState, record: list[dict[str, Any]]) -> Directive | None:
+        newest = record[-1].get("arm") if record[-1]["kind"] == "step" else None
+        return ruling(stop=(newest,)) if newest in ("up", "down") else None
+
+    _, script, rundir = ran(tmp_path / "run", Controller(tmp_path / "run", stop))
+    assert turns(list(read_lines(rundir.probes / "p1.jsonl"))) == [("control", 1), ("up", 1), ("down", 1)]
+    assert outcome(rundir) == ("control", "no ruling came in time")
+    assert [report.step for report in script.steps] == list(range(1, LAST + 1))
+
+
+def test_an_arm_may_be_adopted_while_control_goes_on(tmp_path: Path) -> None:
+    def late(state: BoundaryState, record: list[dict[str, Any]]) -> Directive | None:
+        return ruling({"lr_scale": 2.0}, adopt="up") if turns(record)[-2:] == [("up", 2), ("control", 3)] else None
+
+    loop, script, rundir = ran(tmp_path / "run", Controller(tmp_path / "run", late, steps=TWO_A_TURN))
+    assert outcome(rundir) == ("up", "adopted up")
+    assert loop.state.forks == {1: START}
+    assert [r.step for r in script.steps if r.branch == 0] == list(range(1, START + 4))
+    assert [r.step for r in script.steps if r.branch == 1] == list(range(START + 1, LAST + 1))
+    seen = loop._learner.seen  # type: ignore[attr-defined]
+    written = [item for items in lineage(tmp_path / "run", loop.state.forks).values() for item in items]
+    assert sorted(written) == sorted((int(e), int(o)) for e, o in seen.nonzero())
+    assert int(seen.max()) == 1
 
 
 def test_an_adopted_arm_becomes_the_run_on_a_new_branch_with_its_steps_written_down_once(tmp_path: Path) -> None:
@@ -167,16 +210,16 @@ def test_any_other_directive_ends_the_probe_and_is_carried_out_on_the_run_itself
     def other(state: BoundaryState, record: list[dict[str, Any]]) -> Directive | None:
         return Directive("d3", 3, {"temperature": 0.5}) if record[-1].get("arm") == when else None
 
-    loop, script, rundir = ran(tmp_path / "run", Controller(tmp_path / "run", other))
+    loop, script, rundir = ran(tmp_path / "run", Controller(tmp_path / "run", other, steps=TWO_A_TURN))
     assert outcome(rundir) == ("control", "decision d3 is carried out on the run itself")
-    assert script.acks[-1][:3] == ("d3", AckState.applied, START + (1 if when == "control" else STEPS))
+    assert script.acks[-1][:3] == ("d3", AckState.applied, START + (1 if when == "control" else 2))
     assert loop.tunables["temperature"] == 0.5
     assert loop.tunables["lr_scale"] == 1.0
     assert loop.state.branch == 0
     assert [r.step for r in script.steps] == list(range(1, LAST + 1))
 
 
-def test_a_signal_during_an_arm_leaves_the_run_where_control_ended(tmp_path: Path) -> None:
+def test_a_signal_during_an_arm_leaves_the_run_where_control_stands(tmp_path: Path) -> None:
     def stop(state: BoundaryState, record: list[dict[str, Any]]) -> None:
         if record[-1].get("arm") == "up":
             script_loop[0].stop("SIGTERM")
@@ -186,7 +229,7 @@ def test_a_signal_during_an_arm_leaves_the_run_where_control_ended(tmp_path: Pat
     loop = rig.assemble(root, rig.recipe(steps=LAST, batch={"prompts_per_step": 3}), script)
     script_loop.append(loop)
     assert loop.run() == "stop"
-    assert (loop.state.step, loop.state.branch, loop.tunables["lr_scale"]) == (START + STEPS, 0, 1.0)
+    assert (loop.state.step, loop.state.branch, loop.tunables["lr_scale"]) == (START + 1, 0, 1.0)
 
 
 @pytest.mark.parametrize(

@@ -118,6 +118,20 @@ def test_the_control_of_the_helper_is_the_run_itself_and_all_arms_share_prompts_
     assert up[1:] != control[1:]
 
 
+def test_arms_in_turns_are_what_each_would_be_alone(tmp_path: Path) -> None:
+    _, _, together = ran(tmp_path / "both")
+    _, _, alone = ran(tmp_path / "one", arms={"down": ARMS["down"]})
+    mine, theirs = (
+        [
+            (line["t"], line["prompts"], line["grad_norm"])
+            for line in arm(list(read_lines(run.probes / "p1.jsonl")), "down")
+        ]
+        for run in (together, alone)
+    )
+    assert len(mine) == STEPS
+    assert mine == theirs
+
+
 def test_adopted_is_the_value_alone_from_the_next_step_on(tmp_path: Path) -> None:
     def adopt(state: BoundaryState, record: list[dict[str, Any]]) -> Directive | None:
         return ruling({"lr_scale": 2.0}, adopt="up") if record[-1]["kind"] == "waiting" else None
@@ -139,11 +153,12 @@ def test_adopted_is_the_value_alone_from_the_next_step_on(tmp_path: Path) -> Non
 def test_an_arm_is_stopped_by_a_ruling_and_the_next_one_begins(tmp_path: Path) -> None:
     def stop(state: BoundaryState, record: list[dict[str, Any]]) -> Directive | None:
         time.sleep(0.03)
-        return ruling(stop=("up",)) if record[-1].get("arm") == "control" else None
+        return ruling(stop=("up",)) if record[-1]["kind"] in ("begin", "step") and not arm(record, "down") else None
 
     _, _, rundir = ran(tmp_path / "run", stop, lambda folder: AtOnce(folder, wait=False, pause=0.05), wait=5.0)
     record = list(read_lines(rundir.probes / "p1.jsonl"))
-    assert not arm(record, "up")
+    assert [line["arm"] for line in record if line["kind"] == "stopped"] == ["up"]
+    assert len(arm(record, "up")) < STEPS
     assert arm(record, "down")
 
 

@@ -1,4 +1,4 @@
-"""What every design of a probe is made of: arms, the machine that trains them, and the way back to a snapshot."""
+"""What the designs of a probe are made of: arms, whose turn it is, the machine that trains them, and the way back to a snapshot."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -28,9 +28,28 @@ class Arm:
     """Where it stands, once it has ended and may be gone on from."""
 
 
+TURNS = 6
+"""Turns that an arm takes its steps in. With more, an arm that is proved early is adopted earlier; each costs two forks."""
+
+
 def arms_of(sets: Mapping[str, Mapping[str, float]]) -> dict[str, Arm]:
     """The arms of a probe before their first step, `control` first."""
     return {CONTROL: Arm({}), **{name: Arm(dict(values)) for name, values in sets.items()}}
+
+
+def turn(arms: Mapping[str, Arm], steps: int) -> tuple[str, int] | None:
+    """Who trains now, and up to which of its steps; None when nobody has a step left to take.
+
+    One arm at a time is compared with `control`, which goes on only when that arm has caught up with it. So an arm that is proved
+    early costs as many steps of `control` as of its own, and when all arms were given up `control` needs no further step either.
+    """
+    control = arms[CONTROL]
+    for name, arm in arms.items():
+        if name != CONTROL and not arm.stopped and arm.taken < steps:
+            if arm.taken < control.taken:
+                return name, control.taken
+            return None if control.stopped else (CONTROL, min(control.taken + -(-steps // TURNS), steps))
+    return None
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from controlplane.contract.documents import AckState
 from controlplane.contract.reports import CheckpointReport, EvalReport, StepReport
 from controlplane.contract.rundir import RunDir, write_atomic
 from trainer.checkpoint.ring import Snapshot
-from trainer.probe.arms import Arm, Machine
+from trainer.probe.arms import Arm, Machine, turn
 from trainer.probe.record import Record
 from trainer.recipe import Recipe, load_recipe
 from trainer.stepper import Stepped
@@ -83,40 +84,54 @@ class Order:
     tunables: Mapping[str, float]
     arms: Mapping[str, Mapping[str, float]]
     record: str
-    _stopped: set[str] = field(default_factory=set)
 
     @classmethod
     def read(cls, folder: Path) -> "Order":
         """The order of a folder."""
         return cls(folder, **json.loads((folder / "order.json").read_bytes()))
 
-    def stopped(self, arm: str) -> bool:
-        """Whether the arm needs no further step. A folder that is gone stops everything."""
-        if not self.folder.exists():
-            return True
+    def stopped(self) -> list[str]:
+        """Arms that need no further step."""
         with suppress(FileNotFoundError):
-            self._stopped |= set(json.loads((self.folder / "stopped.json").read_bytes()))
-        return arm in self._stopped
+            return list(json.loads((self.folder / "stopped.json").read_bytes()))
+        return []
 
 
 def train(machine: Machine, order: Order, snapshot: Snapshot, record: Record) -> None:
-    """All arms from the snapshot, one after the other; `control` is the first of them."""
-    for name, sets in order.arms.items():
-        if order.stopped(name):
-            continue
-        machine.fork(snapshot)
-        machine.session.tunables.clear()
-        machine.session.tunables.update(order.tunables)
-        arm = Arm(sets)
+    """All arms from the snapshot, in turns, until none has a step left to take or the folder is gone."""
+    arms = {name: Arm(sets, end=snapshot) for name, sets in order.arms.items()}
+    before = ""
 
-        def each(stepped: Stepped, arm: Arm = arm, name: str = name) -> bool:
-            if not order.folder.exists():
-                return False  # the probe is over, and its record has another writer
-            record.step(name, arm.taken, stepped)
-            arm.stopped = order.stopped(name)
-            return not machine.session.poisoned  # nothing can be learned after a step that is not finite
+    def each(stepped: Stepped, name: str) -> bool:
+        if not order.folder.exists():
+            return False  # the probe is over, and its record has another writer
+        record.step(name, arms[name].taken, stepped)
+        for given_up in order.stopped():
+            stop(given_up)
+        return not machine.session.poisoned
 
-        machine.train(arm, order.steps, each)
+    def stop(name: str) -> None:
+        if not arms[name].stopped:
+            arms[name].stopped = True
+            record.stopped(name)
+
+    while order.folder.exists() and (next_ := turn(arms, order.steps)):
+        name, until = next_
+        arm, here = arms[name], machine.session
+        if name != before:
+            if before:
+                left = arms[before]
+                left.end = None if left.stopped or left.taken == order.steps else machine.savepoints.snapshot()
+            assert arm.end is not None
+            machine.fork(arm.end)
+            here.tunables.clear()
+            here.tunables.update(order.tunables)
+        machine.train(arm, until, partial(each, name=name))
+        if here.poisoned and order.folder.exists():
+            stop(name)  # nothing can be learned after a step that is not finite
+        elif arm.taken < until and not arm.stopped:
+            return
+        before = name
 
 
 class Deaf:

@@ -1,19 +1,20 @@
-"""Arms one after the other, in place of the run, from one snapshot in memory: no second machine, but the run waits.
+"""Arms in place of the run, from one snapshot in memory: no second machine, but the run waits.
 
     snapshot in memory
          |
          v
-    the run goes on for n steps: arm `control`, an ordinary part of the run
-         |
-         v
-    for each other arm: back to the snapshot, set its tunables, n steps        a ruling may stop an arm, adopt one, or end
-         |
+    a turn of the run itself: arm `control`, an ordinary part of the run  <-----------------+
+         |                                                                                  |
+         v                                                                                  | it has caught up,
+    the arm that is compared now: from the snapshot with its tunables, then from where      | and nothing is proved
+    it stood, until it has as many steps as `control`  -------------------------------------+
+         |                                                     a ruling may stop it (then the next one is compared), adopt it, or end
          v
     adopted: the run goes on from that arm, on a new branch that began at the snapshot; its steps are written down as the run's
-    not adopted: the run goes on where `control` ended, bit for bit as if the others had never been
+    not adopted: the run goes on where `control` stands, bit for bit as if the others had never been
 
-While other arms are trained, the run stands still for everybody outside: step, branch and tunables stay those of the end of
-`control`. An adoption is in the record once its checkpoint is on disk.
+While another arm is trained, the run stands still for everybody outside: step, branch and tunables stay those of `control`. An
+adoption is in the record once its checkpoint is on disk.
 """
 
 import time
@@ -22,7 +23,7 @@ from dataclasses import replace
 
 from controlplane.agent import Directive
 from controlplane.contract.documents import CONTROL, Action, Phase, Probe, Ruling
-from trainer.probe.arms import Arm, Machine, Standstill, arms_of
+from trainer.probe.arms import Machine, Standstill, arms_of, turn
 from trainer.probe.record import Record
 from trainer.stepper import Stepped
 
@@ -52,7 +53,10 @@ class Inline:
         self._start, self._step = machine.savepoints.snapshot(), session.state.step
         self._values = dict(session.tunables)
         self.arms = arms_of(arms)
-        self._running, self._ended = CONTROL, False
+        self._running, self._ended, self._poisoned = CONTROL, False, False
+        first = turn(self.arms, spec.steps)
+        assert first is not None  # a probe has an arm and a step
+        _, self._until = first
         self.standstill: Standstill | None = None
         record.begin(self._step, spec.steps, arms, self._values)
 
@@ -67,7 +71,7 @@ class Inline:
             if arm.end is None and not running:
                 return f"arm {ruling.adopt} has taken no step that can be gone on from"
         for name in ruling.stop:
-            self.arms[name].stopped = True
+            self._stop(name)
         if ruling.adopt:
             self._adopt(ruling.adopt)
         elif ruling.end:
@@ -85,11 +89,11 @@ class Inline:
         """`control` is the run as it is."""
 
     def after_step(self, stepped: Stepped) -> None:
-        """A step of `control`. The last one lets the others begin."""
+        """A step of `control`. The last one of its turn lets another arm go on."""
         control = self.arms[CONTROL]
         control.taken += 1
         self._record.step(CONTROL, control.taken, stepped)
-        if control.taken == self._spec.steps:
+        if control.taken == self._until:
             self._others()
 
     def cancel(self, reason: str) -> None:
@@ -97,14 +101,17 @@ class Inline:
         self._finish(CONTROL, reason, (CONTROL,))
 
     def _others(self) -> None:
+        """The arms beside `control`, until it is its turn again or none of them has a step left to take."""
         machine, session = self._machine, self._machine.session
         state = session.state
-        self.arms[CONTROL].end = machine.savepoints.snapshot()
+        self.arms[CONTROL].end, self._poisoned = machine.savepoints.snapshot(), session.poisoned
         self.standstill = Standstill(state.step, state.branch, state.compute, dict(session.tunables))
-        for name, arm in list(self.arms.items()):
-            if name == CONTROL or arm.stopped or session.stopping:
-                continue
-            self._run(name, arm)
+        while not session.stopping and (next_ := turn(self.arms, self._spec.steps)):
+            name, until = next_
+            if name == CONTROL:
+                self._until = until
+                return self._return()
+            self._go_on(name, until)
             if self._ended:
                 return
         self._record.waiting()
@@ -116,12 +123,12 @@ class Inline:
         if not self._ended:
             self.cancel("the run was told to stop" if session.stopping else "no ruling came in time")
 
-    def _run(self, name: str, arm: Arm) -> None:
-        """Train one arm from the snapshot, until it has all its steps or is not needed any more."""
-        machine = self._machine
-        machine.fork(self._start)
+    def _go_on(self, name: str, until: int) -> None:
+        """Train one arm from where it stands, until it has so many steps or is not needed any more."""
+        machine, arm = self._machine, self.arms[name]
+        machine.fork(arm.end or self._start)
         machine.session.tunables.update(self._values)
-        self._running = name
+        self._running, arm.end = name, None
 
         def each(stepped: Stepped) -> bool:
             arm.kept.append(stepped)
@@ -130,31 +137,41 @@ class Inline:
             self._ask()
             return not self._ended
 
-        machine.train(arm, self._spec.steps, each)
-        if arm.taken and not self._ended and not machine.session.poisoned:
+        machine.train(arm, until, each)
+        if self._ended:
+            return
+        if machine.session.poisoned:
+            self._stop(name)
+        elif arm.taken:
             arm.end = machine.savepoints.snapshot()
+
+    def _stop(self, name: str) -> None:
+        if not self.arms[name].stopped:
+            self.arms[name].stopped = True
+            self._record.stopped(name)
 
     def _adopt(self, name: str) -> None:
         """Go on from an arm, on a new branch that began at the snapshot. Its steps become the run's."""
-        machine, arm, at = self._machine, self.arms[name], self.standstill
-        assert at is not None  # an arm has taken a step, so `control` has ended
-        machine.fork(arm.end or machine.savepoints.snapshot(), at.branch + 1)
+        machine, arm = self._machine, self.arms[name]
         session = machine.session
+        branch = (self.standstill.branch if self.standstill else session.state.branch) + 1
+        machine.fork(arm.end or machine.savepoints.snapshot(), branch)
         session.tunables.clear()
         session.tunables.update({**self._values, **arm.sets})
-        session.state.forks = {**session.state.forks, at.branch + 1: self._step}
+        session.state.forks = {**session.state.forks, branch: self._step}
         self.standstill = None
         for stepped in arm.kept:
-            self._keep(replace(stepped, report=replace(stepped.report, branch=at.branch + 1)))
+            self._keep(replace(stepped, report=replace(stepped.report, branch=branch)))
         self._settled()
         self._finish(name, f"adopted {name}", (name,))
 
     def _return(self) -> None:
         if self.standstill is None:
-            return  # `control` is still on its way: the run is where it is
+            return  # it is the turn of `control`: the run is where it is
         end = self.arms[CONTROL].end
         assert end is not None
         self._machine.fork(end)
+        self._machine.session.poisoned, self._running = self._poisoned, CONTROL
         self._machine.session.tunables.clear()
         self._machine.session.tunables.update(self.standstill.tunables)
         self.standstill = None

@@ -2,6 +2,7 @@
 
     begin     step of the run, steps of each arm, arms with what they set, tunables in force
     step      one step of one arm
+    stopped   an arm that takes no further step
     waiting   no arm takes another step; a ruling is waited for
     end       what became of the probe, and what it cost
 
@@ -51,6 +52,10 @@ class Record:
             clipped_ratio=report.clipped_ratio,
             skipped=report.skipped,
         )
+
+    def stopped(self, arm: str) -> None:
+        """It was given up."""
+        self._write(kind="stopped", arm=arm)
 
     def waiting(self) -> None:
         """All arms have ended."""

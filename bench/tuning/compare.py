@@ -2,6 +2,7 @@
 
     none         no controller                                      spare       ours, arms beside the run
     inline       ours, arms in place of the run                     switchback  ours, turns inside the run
+    auto         ours, inline, begun by the forecast alone
     pbt, pb2     Ray Tune, a population of four                     optuna      TPE on live segments, the best is kept
 
 One JSON line per run goes to --out; a line that is there is not run again. Costs are counted in completions (lab.py). Reported are the
@@ -27,21 +28,23 @@ import numpy as np
 from bench.tuning.lab import STARTS, STEP, Clock
 from controlplane.contract.rundir import append_line, read_lines
 
-ARMS = ("none", "inline", "spare", "switchback", "pbt", "pb2", "optuna")
+ARMS = ("none", "inline", "spare", "auto", "switchback", "pbt", "pb2", "optuna")
 HARM, TARGET = 0.01, 0.85
 Row = dict[str, Any]
 
 
-def row(start: str, arm: str, seed: int, steps: int, keep: Path | None = None) -> Row:
-    """Run one combination in a folder that goes away, or stays below `keep`."""
+def row(start: str, arm: str, seed: int, steps: int, keep: Path | None = None, share: float = 1.0) -> Row:
+    """Run one combination in a folder that goes away, or stays below `keep`; of a population that share of the steps."""
+    length = steps
     if arm in ("pbt", "pb2"):
+        length = int(steps * share)
         from bench.tuning.rivals import run
     else:
         from bench.tuning.ours import run
     clock, began = Clock(), time.monotonic()
     root = Path(tempfile.mkdtemp(prefix="compare-"))
     try:
-        costs, extra = run(root / "run", start, arm, seed, steps)
+        costs, extra = run(root / "run", start, arm, seed, length)
         if keep is not None:
             keep.mkdir(parents=True, exist_ok=True)
             shutil.move(root / "run", keep / f"{start}-{arm}-{seed}")
@@ -59,9 +62,9 @@ def row(start: str, arm: str, seed: int, steps: int, keep: Path | None = None) -
 
 
 def at(curve: list[list[float]], axis: int, budget: float) -> float:
-    """Pass rate when `budget` completions were spent, between two evaluations on a straight line; the last one if it ended before."""
+    """Pass rate when `budget` completions were spent, between two evaluations on a straight line; NaN where it was not run so far."""
     spent, rate = [point[axis] for point in curve], [point[3] for point in curve]
-    return float(np.interp(budget, spent, rate))
+    return float(np.interp(budget, spent, rate)) if spent[-1] >= 0.99 * budget else float("nan")
 
 
 def compute_to(curve: list[list[float]], axis: int) -> float:
@@ -98,6 +101,9 @@ def summary(rows: list[Row]) -> str:
 
 def _line(start: str, arm: str, mine: list[Row], base: dict[int, Row]) -> str:
     def said(values: list[float]) -> str:
+        values = [value for value in values if np.isfinite(value)]
+        if not values:
+            return "not run so far"
         mean, low, high = interval(values)
         return f"{mean:.3f} ({low:.3f} to {high:.3f})" if len(values) > 1 else f"{mean:.3f}"
 
@@ -109,7 +115,7 @@ def _line(start: str, arm: str, mine: list[Row], base: dict[int, Row]) -> str:
     harmed = [
         at(r["curve"], 0, budget(r)) < at(base[r["seed"]]["curve"], 0, budget(r)) - HARM
         for r in mine
-        if r["seed"] in base
+        if r["seed"] in base and np.isfinite(at(r["curve"], 0, budget(r)))
     ]
     spent = float(np.mean([r["curve"][-1][1] / budget(r) for r in mine]))
     return (
@@ -158,6 +164,9 @@ def main() -> None:
     parser.add_argument("--arms", default=",".join(ARMS))
     parser.add_argument("--seeds", default="0,1,2,3,4")
     parser.add_argument("--steps", type=int, default=160, help="of a run without a controller; the budget")
+    parser.add_argument(
+        "--share", type=float, default=1.0, help="of its steps that a population takes; 0.25: equal total compute"
+    )
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no run after so many minutes")
     parser.add_argument("--keep", type=Path, help="leave the run directories below this folder")
     parser.add_argument("--picture", type=Path)
@@ -178,7 +187,7 @@ def _run(options: argparse.Namespace, time_left: Callable[[], bool]) -> None:
             for arm in options.arms.split(","):
                 if (start, arm, seed, options.steps) in done or not time_left():
                     continue
-                new = row(start, arm, seed, options.steps, options.keep)
+                new = row(start, arm, seed, options.steps, options.keep, options.share)
                 append_line(options.out, new)
                 shown = {key: value for key, value in new.items() if key != "curve"}
                 print(json.dumps({**shown, "final": new["curve"][-1]}), flush=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from controlplane.contract.rundir import RunDir
+from controlplane.contract.rundir import RunDir, read_lines
 from trainer.build import assemble, identify
 from trainer.loop import Loop
 from trainer.probe.helper import Deaf
@@ -43,11 +43,12 @@ def space_of(start: str) -> dict[str, tuple[float, float]]:
     return {name: SPACE[name] for name in ("lr_scale", also) if name}
 
 
-def recipe_of(start: str, seed: int) -> Recipe:
-    """The tiny recipe, smaller and set badly in one way."""
+def recipe_of(start: str, seed: int, steps: int | None = None) -> Recipe:
+    """The tiny recipe, smaller and set badly in one way. With `steps` it says how long it is meant to be, in steps of `PROMPTS`."""
+    planned = 100_000 if steps is None else steps * PROMPTS // int(STARTS[start].get("batch.prompts_per_step", PROMPTS))
     keys = {
         "seed": str(seed),
-        "steps": "100000",
+        "steps": str(planned),
         "batch.prompts_per_step": str(PROMPTS),
         "batch.samples_per_prompt": str(SAMPLES),
         "rollout.slots": str(PROMPTS * SAMPLES),
@@ -98,9 +99,12 @@ def counted(loop: Loop, add: Callable[[int], None]) -> None:
     loop.machine.stepper.step = counting  # type: ignore[method-assign]
 
 
-def held_out(loop: Loop) -> float:
-    """Pass rate of the weights in force."""
+def held_out(loop: Loop, told: RunDir | None = None) -> float:
+    """Pass rate of the weights in force; `told`: as an evaluation of this run itself, which its controller sees."""
     loop.machine.watch.lap()
+    if told is not None:
+        loop._evaluation()
+        return float(list(read_lines(told.evals))[-1]["pass_ratio"])
     results = loop._evaluate()
     loop.machine.watch.lap()
     return results[0].pass_ratio

@@ -1,4 +1,4 @@
-"""Arms `none`, `inline`, `spare`, `switchback` and `optuna` of the comparison: one real run in this process.
+"""Arms `none`, `inline`, `spare`, `switchback`, `auto` and `optuna` of the comparison: one real run in this process.
 
 The run, its agent, its controller and its tuner are the real ones; the controller looks at every step boundary, so that a figure does not hang
 on who gets the processor. Spare arms are trained by the helper's own code in a thread that may take `SPARE` steps for each step of
@@ -12,6 +12,7 @@ from typing import Any
 
 import optuna
 import torch
+import yaml
 
 from bench.tuning.lab import EVERY, SPACE, STEP, Costs, counted, held_out, made, recipe_of, space_of
 from controlplane.agent import Agent, BoundaryState, Directive
@@ -29,8 +30,12 @@ from trainer.control import ACTIONS
 from trainer.loop import Loop
 from trainer.probe import helper
 from trainer.probe.record import Record
+from trainer.recipe import Recipe
 
 POLICY = Path(__file__).parent / "policy.yaml"
+AUTO = "auto"
+AIM, OFTEN = 0.7, 8
+"""Pass rate that the run of arm `auto` should reach, and steps between its evaluations: a forecast needs eight of them."""
 SPARE = 3
 FIRST, AGAIN, LONGEST = 12, 64, 60
 """Steps at which a person asks for a probe: once the warm-up of the learning rate is over, and so many steps later, each time; while so
@@ -91,13 +96,24 @@ class InStep:
         self._thread.join()
 
 
-class House:
-    """Agent and controller of a run; a control that looks at every boundary. `due`: steps at which a probe is asked for."""
+def policy_of(arm: str) -> str:
+    """The policy of an arm: a person asks for probes, or with `auto` the forecast alone begins them."""
+    policy = yaml.safe_load(POLICY.read_text())
+    if arm == AUTO:
+        policy["autonomy"]["probe"] = "act"
+        policy["forecast"]["target"] = AIM
+        policy["tuning"]["max_probes"] = 2
+    else:
+        policy["tuning"]["design"] = arm
+    return yaml.safe_dump(policy, sort_keys=False)
 
-    def __init__(self, root: Path, start: str, seed: int, design: str, costs: Costs, budget: int) -> None:
+
+class House:
+    """Agent and controller of a run; a control that looks at every boundary."""
+
+    def __init__(self, root: Path, recipe: Recipe, arm: str, costs: Costs, budget: int) -> None:
         self.rundir, self.now, self.costs, self.budget = RunDir(root), 0.0, costs, budget
-        text = POLICY.read_text().replace("design: inline", f"design: {design}")
-        recipe = recipe_of(start, seed)
+        text = policy_of(arm)
         root.mkdir(parents=True, exist_ok=True)
         info = identify(recipe, self.rundir)
         self.agent = Agent(
@@ -109,7 +125,7 @@ class House:
         assert tuner is not None
         self.controller.advised_by(tuner)
         self.controller.attach()
-        self.asked = 0
+        self.asked, self._asks = 0, arm != AUTO
         self.loop: Loop | None = None
         for name in ("step", "evaluation", "checkpoint", "acknowledge"):
             setattr(self, name, getattr(self.agent, name))
@@ -129,7 +145,7 @@ class House:
             self.loop.stop("the budget is spent")
             return None
         in_time = self.budget - self.costs.wall >= LONGEST * STEP
-        if not state.probe and in_time and state.step >= FIRST + self.asked * AGAIN:
+        if self._asks and not state.probe and in_time and state.step >= FIRST + self.asked * AGAIN:
             order = Order(order_id=f"bench-{self.asked}", action="probe", by="bench", at=self.now)
             self.asked += 1
             say(self.rundir, order)
@@ -147,8 +163,9 @@ class House:
 def run(root: Path, start: str, arm: str, seed: int, steps: int) -> tuple[Costs, dict[str, Any]]:
     """One run until its wall budget is spent."""
     costs, budget = Costs(), steps * STEP
-    house = House(root, start, seed, arm, costs, budget) if arm not in ("none", "optuna") else None
-    loop = made(root, recipe_of(start, seed), house)
+    recipe = recipe_of(start, seed, steps if arm == AUTO else None)
+    house = House(root, recipe, arm, costs, budget) if arm not in ("none", "optuna") else None
+    loop = made(root, recipe, house)
     if house is not None:
         house.loop = loop
         loop._probing._launch = lambda folder: InStep(folder, start, seed, costs)
@@ -162,8 +179,8 @@ def run(root: Path, start: str, arm: str, seed: int, steps: int) -> tuple[Costs,
     evaluated = -1
     while costs.wall < budget:
         here = loop.state.step
-        if here % EVERY == 0 and here != evaluated:
-            costs.curve.append((costs.wall, costs.total, here, held_out(loop)))
+        if here % (OFTEN if arm == AUTO else EVERY) == 0 and here != evaluated:
+            costs.curve.append((costs.wall, costs.total, here, held_out(loop, RunDir(root) if arm == AUTO else None)))
             evaluated = here
         if live is not None:
             live.before(here)

@@ -33,7 +33,7 @@ def initial(member: int, seed: int, own: dict[str, float], space: dict[str, tupl
 
 
 def run(root: Path, start: str, arm: str, seed: int, steps: int) -> tuple[Costs, dict[str, Any]]:
-    """A population until every member has spent the wall budget."""
+    """A population until every member has taken so many steps."""
     import ray
     from ray import tune
     from ray.tune.schedulers import PopulationBasedTraining

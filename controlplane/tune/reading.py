@@ -41,4 +41,6 @@ def gain(record: list[dict[str, Any]]) -> float:
     if n < 2:
         return 0.0
     middle = sum(t for t, _ in read) / n
-    return float(record[0]["steps"] * sum((t - middle) * rate for t, rate in read) / sum((t - middle) ** 2 for t, _ in read))
+    return float(
+        record[0]["steps"] * sum((t - middle) * rate for t, rate in read) / sum((t - middle) ** 2 for t, _ in read)
+    )

@@ -30,7 +30,7 @@ class Tuning(Part):
     """Without this section nothing is ever probed. `autonomy.probe` must be `act`, or a person has to ask for each probe."""
 
     design: Literal["inline", "spare", "switchback", "off"] = "inline"
-    """Where probes run. inline: the run waits while its trainer trains the arms, one after the other, from a snapshot in memory. spare: a
+    """Where probes run. inline: the run waits while its trainer trains the arms in turns with it, from a snapshot in memory. spare: a
     second process trains them, and the run goes on. switchback: the run itself takes turns between two values. off: none."""
     space: dict[str, float] = Field(min_length=1)
     """Tunable -> trust region: the largest factor of one probe, up or down."""

@@ -1,5 +1,7 @@
 """The summary of the comparison compares at equal cost, whatever a method has spent in all."""
 
+from math import isnan
+
 import pytest
 
 from bench.tuning.compare import at, compute_to, interval, summary
@@ -18,6 +20,7 @@ def test_at_equal_total_compute_a_population_is_read_where_it_has_spent_what_the
     population = row("pbt", 0, 0.9, spare=3.0)["curve"]
     assert at(population, 0, BUDGET) == pytest.approx(0.9)  # type: ignore[arg-type]
     assert at(population, 1, BUDGET) == pytest.approx(0.3)  # type: ignore[arg-type]
+    assert isnan(at(row("none", 0, 0.8)["curve"], 0, 2 * BUDGET)), "nobody knows where it was not run"  # type: ignore[arg-type]
     assert compute_to(population, 0) == BUDGET  # type: ignore[arg-type]
     assert compute_to(row("none", 0, 0.8)["curve"], 0) == float("inf")  # type: ignore[arg-type]
 

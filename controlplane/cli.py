@@ -78,6 +78,13 @@ def control(
             "Several controllers may then stand by for the same run.",
         ),
     ] = "",
+    learn_from: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="RUN",
+            help="An earlier run: what its probes have shown decides what is tried first. May be repeated.",
+        ),
+    ] = None,
 ) -> None:
     """Attach a controller to a running trainer, or to several.
 
@@ -99,6 +106,9 @@ def control(
     for run in runs:
         if not run.is_dir():
             raise FileError(f"{run}: there is no such run directory")
+    past = [RunDir(run) for run in learn_from or ()]
+    if past and checked.tuning is None:
+        raise FileError(f"--learn-from: {name} has no section `tuning`")
     if len({run.resolve() for run in runs}) < len(runs):
         raise FileError("RUN: the same directory is named twice")
     if len(runs) > 1 and (port or hints):
@@ -120,7 +130,7 @@ def control(
         controller = Controller(rundir, checked.capped(Autonomy[at_most]), text, source, kept, lease_seconds=lease)
         if notifier := notifier_of(rundir.read_info().name, os.environ, controller.told):
             controller.watched_by(notifier)
-        if tuner := tuner_of(rundir, checked.capped(Autonomy[at_most])):
+        if tuner := tuner_of(rundir, checked.capped(Autonomy[at_most]), past):
             controller.advised_by(tuner)
         logging.getLogger("controller").info("looks at %s every %g s; journal in %s", run, interval, kept.name)
         recorder = Recorder(rundir, record) if record else None

@@ -5,6 +5,7 @@ import secrets
 import threading
 import time
 import webbrowser
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +21,7 @@ from controlplane.policy.tuning import PROBED
 from controlplane.post import say
 
 if TYPE_CHECKING:
+    from controlplane.tune.trials import Trial
     from controlplane.tune.tuner import Tuner
 
 MISSING = "needs the extra `tune`: pip install 'scalerl[tune]'"
@@ -35,11 +37,23 @@ def study_name(run: str) -> str:
     return f"scalerl/{run}"
 
 
-def tuner_of(rundir: RunDir, policy: Policy) -> "Tuner | None":
-    """The tuner of a run whose policy has a section `tuning`; None without one.
+def trials_of(rundir: RunDir) -> "list[Trial]":
+    """The arms of all probes of a run, as its journal has them: one line when an arm begins, one when it has ended.
 
     Raises:
-        FileError: Optuna is not installed.
+        JournalError: it has no journal that can be read.
+    """
+    from controlplane.tune.trials import Trial
+
+    entries = journal_of(rundir, read_only=True).entries(kind=EntryKind.trial)
+    return [Trial.model_validate(entry.body) for entry in entries]
+
+
+def tuner_of(rundir: RunDir, policy: Policy, past: Sequence[RunDir] = ()) -> "Tuner | None":
+    """The tuner of a run whose policy has a section `tuning`; None without one. It knows what probes of `past` runs have shown.
+
+    Raises:
+        FileError: Optuna is not installed, or a past run has no journal.
     """
     tuning = policy.tuning
     if tuning is None or tuning.design == "off":
@@ -50,10 +64,16 @@ def tuner_of(rundir: RunDir, policy: Policy) -> "Tuner | None":
     except ImportError:
         raise FileError(f"a policy with a section `tuning` {MISSING}") from None
     name = rundir.read_info().name
+    try:
+        known = {other.read_info().run_uid: trials_of(other) for other in past}
+    except (JournalError, OSError) as error:
+        raise FileError(f"--learn-from: {error}") from None
 
     def opened() -> Proposer:
         proposer = Proposer(study_url(rundir, tuning.study), study_name(name))
         proposer.describe(run=name, policy=policy.name, target=str(policy.forecast.target or "none"))
+        for origin, trials in known.items():
+            proposer.learn_from(trials, origin, tuning.space)
         return proposer
 
     return Tuner(rundir, policy, opened)
@@ -85,10 +105,8 @@ def schedule(
 ) -> None:
     """Print what was adopted in a run as a part of a recipe, for a later run to follow from its start."""
     from controlplane.tune.schedule import schedule as written
-    from controlplane.tune.trials import Trial
 
-    journal = journal_of(RunDir(run), read_only=True)
-    trials = [Trial.model_validate(entry.body) for entry in journal.entries(kind=EntryKind.trial)]
+    journal, trials = journal_of(RunDir(run), read_only=True), trials_of(RunDir(run))
     adopted, reverted = "", []
     for entry in journal.entries(kind=EntryKind.look):
         decision = entry.body["decision"]

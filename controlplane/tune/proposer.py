@@ -8,7 +8,7 @@ closed on recovery. Telling twice does nothing. Optuna is imported here and in t
 """
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import log
 from pathlib import Path
 
@@ -56,7 +56,8 @@ class Proposer:
     def ask(self, axis: Axis, unstable: bool = False, taken: Sequence[float] = ()) -> tuple[int, float, float]:
         """Trial number, relative step and value of the next arm; `taken` are the steps of the probe's other arms.
 
-        The first probes of a tunable go to the edges of the trust region (downwards first after instability).
+        The first probes of a tunable go to the edges of the trust region: first where probes of other runs did better, else
+        upwards; after instability downwards alone.
 
         Raises:
             ValueError: no step inside the clamps is worth a probe.
@@ -64,6 +65,7 @@ class Proposer:
         edges = [z for z in directions(axis, unstable) if not _near(axis, z, taken)]
         if not edges:
             raise ValueError(f"{axis.name} cannot be moved from {axis.current:g} inside {axis.low:g} to {axis.high:g}")
+        edges.sort(key=lambda z: -self._elsewhere(axis, z))
         untried = [z for z in edges if not any((z > 0) == (t > 0) for t in self._tried(axis))]
         reach = log(axis.trust)
         for attempt in range(TRIES + 1):
@@ -106,17 +108,19 @@ class Proposer:
             self.study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
         return orphans
 
-    def learn_from(self, past: Iterable[Trial], origin: str, trust: float) -> int:
-        """Trials of another run, in relative units; the number taken in. Those that were taken before are left out."""
+    def learn_from(self, past: Iterable[Trial], origin: str, space: Mapping[str, float]) -> int:
+        """Trials of another run, in relative units; the number taken in. Those that were taken before, have no effect, or lie
+        outside `space` (tunable -> trust region) are left out."""
         known = {(t.user_attrs.get("origin"), t.user_attrs.get("origin number")) for t in self.study.trials}
-        count, reach = 0, log(trust)
+        count = 0
         for trial in past:
-            if trial.efficiency is None or (origin, trial.number) in known or abs(trial.relative) > reach:
+            reach = log(space.get(trial.tunable, 1.0))
+            if trial.efficiency is None or (origin, trial.number) in known or abs(trial.relative) > reach + 1e-9:
                 continue
             self.study.add_trial(
                 optuna.trial.create_trial(
                     value=trial.efficiency,
-                    params={trial.tunable: trial.relative},
+                    params={trial.tunable: min(max(trial.relative, -reach), reach)},
                     distributions={trial.tunable: FloatDistribution(-reach, reach)},
                     user_attrs={**trial.attributes(), "origin": origin, "origin number": trial.number},
                 )
@@ -136,9 +140,16 @@ class Proposer:
             backend.set_trial_user_attr(trial_id, name, value)
 
     def _tried(self, axis: Axis) -> list[float]:
-        """Steps of this tunable that were measured or are being measured."""
+        """Steps of this tunable that were measured or are being measured in this run."""
         told = (TrialState.COMPLETE, TrialState.RUNNING)
-        return [float(t.params[axis.name]) for t in self.study.trials if t.state in told and axis.name in t.params]
+        mine = (t for t in self.study.trials if t.state in told and "origin" not in t.user_attrs)
+        return [float(t.params[axis.name]) for t in mine if axis.name in t.params]
+
+    def _elsewhere(self, axis: Axis, z: float) -> float:
+        """What other runs gained on average in this direction; 0 where nobody has tried."""
+        theirs = (t for t in self.study.trials if "origin" in t.user_attrs and axis.name in t.params)
+        gained = [float(t.value or 0.0) for t in theirs if (t.params[axis.name] > 0) == (z > 0)]
+        return sum(gained) / len(gained) if gained else 0.0
 
 
 def _near(axis: Axis, z: float, taken: Sequence[float]) -> bool:

@@ -153,14 +153,24 @@ def test_a_cancelled_arm_has_no_value(tmp_path: Path) -> None:
 def test_probes_of_other_runs_enter_once_and_in_relative_units(tmp_path: Path) -> None:
     proposer = Proposer(f"journal:{tmp_path}/s.log", "run")
     past = [trial(0, math.log(1.4)), trial(1, math.log(3.0)), trial(2, -0.2, effect=None, outcome="cancelled")]
-    assert (
-        proposer.learn_from(past, "run-0", 1.5) == 1
-    )  # beyond the trust region and without an effect: nothing to learn
-    assert proposer.learn_from(past, "run-0", 1.5) == 0
+    space = {"lr_scale": 1.5}  # beyond the trust region and without an effect: nothing to learn
+    assert proposer.learn_from(past, "run-0", space) == 1
+    assert proposer.learn_from(past, "run-0", space) == 0
+    assert proposer.learn_from(past, "run-1", {"ratio_max": 1.5}) == 0
     [known] = proposer.study.trials
     assert known.params == {"lr_scale": pytest.approx(math.log(1.4))}
     assert known.user_attrs["origin"] == "run-0"
-    assert proposer.ask(LR)[1] < 0  # upwards is known
+
+
+@pytest.mark.parametrize("better", [1, -1])
+def test_what_did_better_in_other_runs_is_tried_first_and_the_other_way_after_it(tmp_path: Path, better: int) -> None:
+    proposer = Proposer(f"journal:{tmp_path}/s.log", "run")
+    edge = math.log(1.5)
+    past = [trial(0, better * edge, effect=0.1), trial(1, -better * edge, effect=-0.1)]
+    assert proposer.learn_from(past, "run-0", {"lr_scale": 1.5}) == 2
+    first = proposer.ask(LR)[1]
+    assert first == pytest.approx(better * edge)
+    assert proposer.ask(LR, taken=[first])[1] == pytest.approx(-better * edge)
 
 
 def test_the_study_has_names_that_people_can_read(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from optuna.trial import TrialState
 from controlplane.agent import Agent, BoundaryState, Directive
 from controlplane.contract.approvals import Order
 from controlplane.contract.rundir import RunDir, RunInfo, read_lines
+from controlplane.contract.yamlfile import FileError
 from controlplane.journal import EntryKind, Journal
 from controlplane.loop import Controller
 from controlplane.policy import Policy, parse
@@ -210,6 +211,23 @@ def test_a_person_asks_and_what_is_proved_better_is_adopted_and_guarded(tmp_path
     [verdict] = [d for d in house.decisions if d["kind"] == "verdict"]
     assert verdict["helped"] is True
     assert not list(house.rundir.said.glob("*.json"))  # the order is done with
+
+
+def test_a_later_run_knows_what_the_probes_of_an_earlier_one_have_shown(tmp_path: Path) -> None:
+    earlier = House(tmp_path / "earlier", higher_is_better)
+    earlier.ask()
+    earlier.go()
+    later = RunDir(tmp_path / "later")
+    later.root.mkdir()
+    later.info.write_bytes(earlier.rundir.info.read_bytes())
+    tuner = tuner_of(later, earlier.policy, [earlier.rundir])
+    assert tuner is not None
+    known = tuner._proposer.study.trials
+    assert {t.user_attrs["origin"] for t in known} == {earlier.rundir.read_info().run_uid}
+    measured = [trial for trial in earlier.journal if trial["effect"] is not None]
+    assert [t.params["lr_scale"] for t in known] == pytest.approx([trial["relative"] for trial in measured])
+    with pytest.raises(FileError, match="--learn-from"):
+        tuner_of(later, earlier.policy, [RunDir(tmp_path / "nowhere")])
 
 
 def test_beside_the_run_what_is_proved_better_is_adopted_without_a_new_branch(tmp_path: Path) -> None:

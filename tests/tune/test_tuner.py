@@ -291,6 +291,10 @@ def test_without_an_effect_nothing_is_adopted_and_the_run_goes_on_as_it_was(tmp_
     assert house.go() == "end"
     assert (house.loop.tunables["lr_scale"], house.loop.state.branch) == (1.0, 0)
     assert {trial["outcome"] for trial in house.journal} <= {"inconclusive", "reject"}
+    rulings = [d["change"]["probe"] for d in house.decisions if d["kind"] == "act" and d["purpose"] == "probe"]
+    stops = [arm for ruling in rulings for arm in ruling.get("stop", ())]
+    assert stops, "an arm that is hopeless is stopped"
+    assert len(stops) == len(set(stops)), "and that is asked for once"
     assert all(t.state in (TrialState.COMPLETE, TrialState.FAIL) for t in study_of(house).study.trials)
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from bench.tuning.compare import at, compute_to, interval, summary
 from bench.tuning.lab import STEP
+from bench.tuning.targets import beaten, ends, gap, harm, report
 
 BUDGET = 160 * STEP
 
@@ -36,3 +37,24 @@ def test_an_interval_holds_the_mean_and_grows_with_the_spread_of_the_seeds() -> 
     mean, low, high = interval([0.6, 0.7, 0.8, 0.9])
     assert low < mean < high
     assert high - low > interval([0.74, 0.75, 0.75, 0.76])[2] - interval([0.74, 0.75, 0.75, 0.76])[1]
+
+
+def of(start: str, arm: str, seed: int, final: float, share: float = 1.0) -> dict[str, object]:
+    """A run at one start that ends so, and spends this share of the budget on its own device."""
+    points = [(part * share * BUDGET, part * BUDGET, 0, part * final) for part in (0, 1)]
+    return {"start": start, "arm": arm, "seed": seed, "steps": 160, "curve": points, "cpu_seconds": 1.0}
+
+
+def test_the_targets_are_judged_seed_by_seed_and_only_where_both_sides_were_run() -> None:
+    rows = [of("tuned", "none", s, 0.8) for s in (0, 1)] + [of("lr6low", "none", s, 0.4) for s in (0, 1)]
+    rows += [of("lr6low", "inline", 0, 0.6), of("lr6low", "inline", 7, 0.1)]
+    rows += [of("tuned", "auto", 0, 0.8), of("tuned", "auto", 1, 0.7)]
+    rows += [of("lr6low", rival, 0, rate, share=0.25) for rival, rate in (("pbt", 0.5), ("pb2", 0.7))]
+    at_wall, at_compute = ends(rows, 0), ends(rows, 1)
+    assert gap(at_wall, "inline") == pytest.approx([0.5])
+    assert harm(at_wall, "auto") == (1, 2)
+    assert ("lr6low", "pbt") not in at_wall, "it was not run so far"
+    table = beaten(at_compute, "inline")
+    assert {rival: pytest.approx(d) for rival, d in table["lr6low"].items()} == {"pbt": [0.1], "pb2": [-0.1]}
+    assert table.keys() == {"lr6low"}
+    assert "rivals, inline: better than both at 0 of 1 starts" in report(rows)

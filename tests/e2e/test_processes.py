@@ -19,7 +19,7 @@ from controlplane.replay import replay
 from tests.trainer.conftest import MICRO
 
 ROOT = Path(__file__).parents[2]
-STEPS = 90
+STEPS = 50
 
 TRAINER = """
 import typer

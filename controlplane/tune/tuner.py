@@ -15,19 +15,16 @@ from typing import Any
 from controlplane.contract.documents import CONTROL, Action, Design, Observed, Phase, Probe, Ruling, Setting
 from controlplane.contract.rundir import RunDir, read_lines
 from controlplane.decide import Decision, Judgement, Kind
-from controlplane.detect import Outcome as Alarm
 from controlplane.policy import Policy
-from controlplane.policy.models import TUNING, Tuning
+from controlplane.policy.models import TUNING
 from controlplane.snapshot import Snapshot, Wish
-from controlplane.tune.evidence import Noise
 from controlplane.tune.judge import ArmVerdict, Outcome, Terms, judge, winner
 from controlplane.tune.pairing import Paired, pair, results
-from controlplane.tune.planner import detectable, information
+from controlplane.tune.promise import noise_of, promise, turns_of
 from controlplane.tune.proposer import Proposer
 from controlplane.tune.reading import alarm, compared, gain
 from controlplane.tune.space import Axis, axes
-from controlplane.tune.switchback import Turns, alternated, segments
-from controlplane.tune.switchback import information as of_turns
+from controlplane.tune.switchback import alternated, segments
 from controlplane.tune.trials import Trial
 from controlplane.tune.trigger import Trigger
 
@@ -143,20 +140,7 @@ class Tuner:
             return None
         if decision.kind not in (Kind.nothing, Kind.hold, Kind.advise, Kind.observe):
             return None
-        alarms = [
-            name
-            for name in self._tuning.on_alarm
-            if name in judgement.findings and judgement.findings[name].outcome is Alarm.breach
-        ]
-        if alarms:
-            return Trigger(f"{alarms[0]} is in alarm", self._tuning.on_alarm[alarms[0]], unstable=True)
-        forecast = judgement.forecast
-        if forecast is None or forecast.refused or forecast.target_probability is None:
-            return None
-        if 1 - forecast.target_probability < self._tuning.miss_probability:
-            return None
-        miss = f"the target of {forecast.target:g} is missed with probability {1 - forecast.target_probability:.2f}"
-        return Trigger(miss, tuple(self._tuning.space))
+        return Trigger.found(judgement, self._tuning)
 
     def _proposal(self, observed: Observed, snapshot: Snapshot, trigger: Trigger) -> Wish | None:
         found = self._axes(observed, trigger)
@@ -196,13 +180,14 @@ class Tuner:
             )
         if not trials:
             return None
-        turns = segments(probe_id, trials[0].arm) if self._where is Design.switchback else ()
+        where = Design(self._tuning.design)
+        turns = segments(probe_id, trials[0].arm) if where is Design.switchback else ()
         return Wish(
             wish_id=f"{probe_id}/begin",
-            probe=Probe(probe_id=probe_id, arms=settings, steps=self._tuning.steps, where=self._where, segments=turns),
+            probe=Probe(probe_id=probe_id, arms=settings, steps=self._tuning.steps, where=where, segments=turns),
             asked_by=trigger.by,
             order_id=trigger.order_id,
-            reason=f"{trigger.reason}; {self._promise(snapshot, observed, len(trials))}",
+            reason=f"{trigger.reason}; {promise(self._tuning, snapshot, observed, len(trials))}",
             trials=tuple(trial.model_dump() for trial in trials),
         )
 
@@ -221,42 +206,6 @@ class Tuner:
         probed = [trial.tunable for trials in self._begun.values() for trial in trials]
         for axis in sorted(found, key=lambda axis: probed.count(axis.name)):
             yield from [axis] * self._tuning.most_arms
-
-    def _promise(self, snapshot: Snapshot, observed: Observed, arms: int) -> str:
-        """What the probe can detect, said before it begins."""
-        rate = snapshot.metrics.get("rl_rollout_pass_ratio", 0.5)
-        samples = sum(v for k, v in snapshot.metrics.items() if k.startswith("rl_rollout_samples_total"))
-        steps = snapshot.metrics.get("rl_trainer_steps_total", 0.0)
-        if not steps or not samples:
-            return f"{self._tuning.steps} steps per arm"
-        spread, n = max(rate * (1 - rate), 0.02), samples / steps
-        if self._where is Design.switchback:  # prompts are not shared; at worst, their completions are all alike
-            prompts = observed.tunables["prompts_per_step"].value if "prompts_per_step" in observed.tunables else n
-            known, step_sd = (
-                of_turns(self._turns_of(segments("", "arm")), _noise(self._tuning)),
-                (spread / prompts) ** 0.5,
-            )
-        else:
-            known, step_sd = information(self._tuning.steps, _noise(self._tuning)), (2 * spread / n) ** 0.5
-        effect = detectable(known, step_sd, arms, self._tuning.confidence, 0.8)
-        return f"{self._tuning.steps} steps per arm find an advantage of {effect:.3f} with probability 0.8, {self._price(arms)}"
-
-    def _price(self, arms: int) -> str:
-        """What a probe gives up, whatever comes out."""
-        match self._where:
-            case Design.inline:
-                return f"and the run waits for up to {arms * self._tuning.steps} steps"
-            case Design.spare:
-                return f"for {(arms + 1) * self._tuning.steps} steps of spare capacity"
-            case Design.switchback:
-                return f"and {self._tuning.steps} steps of the run are taken with the other value"
-
-    @property
-    def _where(self) -> Design:
-        return Design(self._tuning.design)
-
-    def _turns_of(self, order: Sequence[str]) -> Turns:
-        return Turns(tuple(order), self._tuning.steps * 2 // len(order), self._tuning.washout)
 
     # Under way
 
@@ -302,13 +251,13 @@ class Tuner:
             steps=self._tuning.steps,
             min_effect=self._tuning.min_effect,
             confidence=self._tuning.confidence,
-            noise=_noise(self._tuning),
+            noise=noise_of(self._tuning),
         )
         return judge({t.arm: self._evidence(t, record) for t in trials}, terms)
 
     def _evidence(self, trial: Trial, record: list[dict[str, Any]]) -> Paired:
         if trial.design == Design.switchback:
-            return alternated(record, self._turns_of(segments(trial.probe_id, trial.arm)))
+            return alternated(record, turns_of(self._tuning, segments(trial.probe_id, trial.arm)))
         return pair(results(record, CONTROL), results(record, trial.arm))
 
     # Over
@@ -367,10 +316,6 @@ class Tuner:
         if self._study is None:
             self._study = self._open_study()
         return self._study
-
-
-def _noise(tuning: Tuning) -> Noise:
-    return Noise(tuning.noise.persistence, tuning.noise.wandering)
 
 
 def _forecast(judgement: Judgement | None) -> float | None:

@@ -208,6 +208,8 @@ class Ruling(_Document):
     def _says_something(self) -> "Ruling":
         if not (self.stop or self.adopt or self.end):
             raise ValueError("a ruling must stop, adopt or end")
+        if self.adopt in self.stop:
+            raise ValueError(f"a ruling cannot both stop and adopt arm {self.adopt}")
         return self
 
 

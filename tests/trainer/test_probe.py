@@ -205,6 +205,21 @@ def test_an_arm_that_is_stopped_takes_no_further_step_and_the_next_one_begins(tm
     assert (len(arm(record, "up")), len(arm(record, "down"))) == (1, STEPS)
 
 
+def test_an_arm_that_was_given_up_cannot_be_adopted(tmp_path: Path) -> None:
+    def stop_then_adopt(state: BoundaryState, record: list[dict[str, Any]]) -> Directive | None:
+        kinds = [(line["kind"], line.get("arm")) for line in record]
+        if kinds[-1] == ("step", "up"):
+            return ruling(stop=("up",))
+        return ruling({"lr_scale": 2.0}, adopt="up") if kinds[-1] == ("step", "down") and record[-1]["t"] == 1 else None
+
+    loop, script, _ = ran(tmp_path / "run", Controller(tmp_path / "run", stop_then_adopt))
+    [refused] = [ack for ack in script.acks if ack[1] is AckState.rejected]
+    assert "has taken no step that can be gone on from" in refused[4]
+    assert loop.state.branch == 0
+    with pytest.raises(ValueError, match="both stop and adopt"):
+        Ruling(probe_id="p1", stop=("up",), adopt="up")
+
+
 @pytest.mark.parametrize("when", ["control", "up"])
 def test_any_other_directive_ends_the_probe_and_is_carried_out_on_the_run_itself(tmp_path: Path, when: str) -> None:
     def other(state: BoundaryState, record: list[dict[str, Any]]) -> Directive | None:

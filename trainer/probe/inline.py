@@ -68,7 +68,7 @@ class Inline:
         if ruling.adopt:
             arm = self.arms[ruling.adopt]
             running = self._running == ruling.adopt and arm.taken > 0 and not self._machine.session.poisoned
-            if arm.end is None and not running:
+            if arm.stopped or arm.end is None and not running:
                 return f"arm {ruling.adopt} has taken no step that can be gone on from"
         for name in ruling.stop:
             self._stop(name)
@@ -142,12 +142,15 @@ class Inline:
             return
         if machine.session.poisoned:
             self._stop(name)
-        elif arm.taken:
+        elif arm.taken and not arm.stopped:
             arm.end = machine.savepoints.snapshot()
 
     def _stop(self, name: str) -> None:
-        if not self.arms[name].stopped:
-            self.arms[name].stopped = True
+        """An arm that was given up needs no memory any more; it cannot be adopted then."""
+        arm = self.arms[name]
+        if not arm.stopped:
+            arm.stopped, arm.end = True, None
+            arm.kept.clear()
             self._record.stopped(name)
 
     def _adopt(self, name: str) -> None:

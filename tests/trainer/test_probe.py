@@ -213,8 +213,8 @@ def test_an_arm_that_was_given_up_cannot_be_adopted(tmp_path: Path) -> None:
         return ruling({"lr_scale": 2.0}, adopt="up") if kinds[-1] == ("step", "down") and record[-1]["t"] == 1 else None
 
     loop, script, _ = ran(tmp_path / "run", Controller(tmp_path / "run", stop_then_adopt))
-    [refused] = [ack for ack in script.acks if ack[1] is AckState.rejected]
-    assert "has taken no step that can be gone on from" in refused[4]
+    refused = [ack for ack in script.acks if ack[1] is AckState.rejected]
+    assert "has taken no step that can be gone on from" in refused[0][4]
     assert loop.state.branch == 0
     with pytest.raises(ValueError, match="both stop and adopt"):
         Ruling(probe_id="p1", stop=("up",), adopt="up")

@@ -312,7 +312,7 @@ def test_a_probe_on_two_ranks_leaves_the_run_bit_for_bit_as_without_it(
     probed = ended("probed", lambda state: probe if state.step == 3 and not state.probe else None)
     assert probed == quiet
     record = list(read_lines(tmp_path / "probed" / "probes" / "p1.jsonl"))
-    assert [line["arm"] for line in record if line["kind"] == "step"] == ["control"] * 2 + ["up"] * 2
+    assert [line["arm"] for line in record if line["kind"] == "step"] == ["control", "up"] * 2
     gc.collect()
     last = groups.get().keep()
     names = groups.get().apply(kept, doing="a test")

@@ -118,8 +118,8 @@ def test_a_probe_may_use_devices_that_are_free_and_the_run_goes_on(tmp_path: Pat
     (end,) = events(tmp_path, "probe_end")
     assert (end["outcome"], end["reason"]) == ("control", "no ruling came in time")
     steps = [line for line in read_lines(record) if line["kind"] == "step"]
-    assert [(line["arm"], line["t"]) for line in steps] == [("control", 1), ("control", 2), ("up", 1), ("up", 2)]
-    assert steps[0]["prompts"] == steps[2]["prompts"]  # from the same snapshot
+    assert [(line["arm"], line["t"]) for line in steps] == [("control", 1), ("up", 1), ("control", 2), ("up", 2)]
+    assert steps[0]["prompts"] == steps[1]["prompts"]  # from the same snapshot
     check(tmp_path, spec)
 
 

@@ -62,9 +62,10 @@ def row(start: str, arm: str, seed: int, steps: int, keep: Path | None = None, s
 
 
 def at(curve: list[list[float]], axis: int, budget: float) -> float:
-    """Pass rate when `budget` completions were spent, between two evaluations on a straight line; NaN where it was not run so far."""
+    """Pass rate when `budget` completions were spent, between two evaluations on a straight line; NaN before the first one and where
+    it was not run so far."""
     spent, rate = [point[axis] for point in curve], [point[3] for point in curve]
-    return float(np.interp(budget, spent, rate)) if spent[-1] >= 0.99 * budget else float("nan")
+    return float(np.interp(budget, spent, rate, left=np.nan)) if spent[-1] >= 0.99 * budget else float("nan")
 
 
 def compute_to(curve: list[list[float]], axis: int) -> float:
@@ -121,7 +122,7 @@ def _line(start: str, arm: str, mine: list[Row], base: dict[int, Row]) -> str:
     return (
         f"| {start} | {arm} | {len(mine)} | {said([at(r['curve'], 0, budget(r)) for r in mine])} "
         f"| {said([at(r['curve'], 1, budget(r)) for r in mine])} | {spent:.2f} | {reached(0)} / {reached(1)} "
-        f"| {'-' if arm == 'none' else f'{sum(harmed)} of {len(harmed)}'} | {np.mean([r['cpu_seconds'] for r in mine]):.0f} |"
+        f"| {f'{sum(harmed)} of {len(harmed)}' if harmed and arm != 'none' else '-'} | {np.mean([r['cpu_seconds'] for r in mine]):.0f} |"
     )
 
 
@@ -133,27 +134,38 @@ def picture(rows: list[Row], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     starts = [start for start in STARTS if any(r["start"] == start for r in rows)]
-    figure, axes = plt.subplots(2, len(starts), figsize=(4.2 * len(starts), 6.4), squeeze=False, sharey=True)
-    for column, start in enumerate(starts):
+    wide = min(3, len(starts))
+    high = -(-len(starts) // wide)
+    figure, axes = plt.subplots(
+        2 * high, wide, figsize=(4.6 * wide, 5.6 * high), squeeze=False, sharex=True, sharey=True
+    )
+    for number, start in enumerate(starts):
         for line, (axis, label) in enumerate(((0, "wall-clock"), (1, "total compute"))):
-            panel = axes[line][column]
-            for number, arm in enumerate(ARMS):
-                mine = [r for r in rows if r["start"] == start and r["arm"] == arm]
-                if not mine:
-                    continue
-                x = np.linspace(0, 1, 41)
-                y = [[at(r["curve"], axis, share * budget(r)) for share in x] for r in mine]
-                panel.plot(x, np.mean(y, axis=0), color=f"C{number}", label=arm, linewidth=2)
-                for one in y if len(y) > 1 else ():
-                    panel.plot(x, one, color=f"C{number}", linewidth=0.6, alpha=0.5)
-            panel.set_title(f"{start}, equal {label}")
+            panel = axes[2 * (number // wide) + line][number % wide]
+            panel.set_title(f"{start}, by {label}", fontsize=10)
             panel.grid(alpha=0.3)
-            panel.set_xlabel("share of the budget")
-        axes[0][column].legend(fontsize=8, loc="lower right")
+            _draw(panel, [r for r in rows if r["start"] == start], axis)
     for panels in axes:
         panels[0].set_ylabel("held-out pass rate")
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    for panel in axes[-1]:
+        panel.set_xlabel("share of the budget")
+    lines = {text: line for row in axes for p in row for line, text in zip(*p.get_legend_handles_labels(), strict=True)}
+    figure.legend(lines.values(), lines.keys(), loc="upper center", ncol=len(lines), frameon=False)
+    figure.tight_layout(rect=(0, 0, 1, 0.97))
+    figure.savefig(path, dpi=90)
+
+
+def _draw(panel: Any, rows: list[Row], axis: int) -> None:
+    """The mean of each arm over its seeds, and each seed."""
+    for number, arm in enumerate(ARMS):
+        mine = [r for r in rows if r["arm"] == arm]
+        if not mine:
+            continue
+        x = np.linspace(0, 1, 41)
+        y = np.array([[at(r["curve"], axis, share * budget(r)) for share in x] for r in mine])
+        panel.plot(x, y.mean(axis=0), color=f"C{number}", label=arm, linewidth=2)
+        for one in y if len(y) > 1 else ():
+            panel.plot(x, one, color=f"C{number}", linewidth=0.6, alpha=0.4)
 
 
 def main() -> None:

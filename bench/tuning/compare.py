@@ -31,16 +31,19 @@ from controlplane.contract.rundir import append_line, read_lines
 ARMS = ("none", "inline", "spare", "auto", "switchback", "pbt", "pb2", "optuna")
 HARM, TARGET = 0.01, 0.85
 Row = dict[str, Any]
+Ends = dict[tuple[str, str], dict[int, float]]
 
 
 def row(start: str, arm: str, seed: int, steps: int, keep: Path | None = None, share: float = 1.0) -> Row:
     """Run one combination in a folder that goes away, or stays below `keep`; of a population that share of the steps."""
-    length = steps
     if arm in ("pbt", "pb2"):
-        length = int(steps * share)
         from bench.tuning.rivals import run
+
+        length = int(steps * share)
     else:
         from bench.tuning.ours import run
+
+        length = steps
     clock, began = Clock(), time.monotonic()
     root = Path(tempfile.mkdtemp(prefix="compare-"))
     try:
@@ -79,6 +82,27 @@ def interval(values: list[float], seed: int = 0) -> tuple[float, float, float]:
     return float(np.mean(values)), float(np.quantile(drawn, 0.05)), float(np.quantile(drawn, 0.95))
 
 
+def ends(rows: list[Row], axis: int) -> Ends:
+    """(start, arm) -> seed -> pass rate when the budget was spent; what was not run so far is left out."""
+    found: Ends = {}
+    for row in rows:
+        rate = at(row["curve"], axis, budget(row))
+        if np.isfinite(rate):
+            found.setdefault((row["start"], row["arm"]), {})[row["seed"]] = rate
+    return found
+
+
+def paired(one: dict[int, float], other: dict[int, float]) -> list[float]:
+    """Differences one - other at the seeds that both have."""
+    return [one[seed] - other[seed] for seed in sorted(one.keys() & other.keys())]
+
+
+def harm(found: Ends, start: str, arm: str) -> tuple[int, int]:
+    """Runs that ended more than `HARM` below the same seed without a controller, and how many there were."""
+    differences = paired(found.get((start, arm), {}), found.get((start, "none"), {}))
+    return sum(round(d, 9) < -HARM for d in differences), len(differences)
+
+
 def budget(row: Row) -> int:
     """Completions of a run of so many steps without a controller."""
     return int(row["steps"]) * STEP
@@ -89,6 +113,7 @@ def summary(rows: list[Row]) -> str:
     found: dict[tuple[str, str], dict[int, Row]] = defaultdict(dict)
     for each in rows:
         found[each["start"], each["arm"]][each["seed"]] = each
+    at_wall = ends(rows, 0)
     lines = [
         "| start | arm | seeds | at equal wall-clock | at equal total compute | total spent | to 0.85, wall / total | harmed | CPU s |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
@@ -96,11 +121,11 @@ def summary(rows: list[Row]) -> str:
     for start in STARTS:
         for arm in ARMS:
             if mine := found.get((start, arm)):
-                lines.append(_line(start, arm, list(mine.values()), found.get((start, "none"), {})))
+                lines.append(_line(start, arm, list(mine.values()), harm(at_wall, start, arm)))
     return "\n".join(lines)
 
 
-def _line(start: str, arm: str, mine: list[Row], base: dict[int, Row]) -> str:
+def _line(start: str, arm: str, mine: list[Row], harmed: tuple[int, int]) -> str:
     def said(values: list[float]) -> str:
         values = [value for value in values if np.isfinite(value)]
         if not values:
@@ -113,16 +138,11 @@ def _line(start: str, arm: str, mine: list[Row], base: dict[int, Row]) -> str:
         middle = float(np.median(values))
         return f"{middle:.2f}" if np.isfinite(middle) else "never"
 
-    harmed = [
-        at(r["curve"], 0, budget(r)) < at(base[r["seed"]]["curve"], 0, budget(r)) - HARM
-        for r in mine
-        if r["seed"] in base and np.isfinite(at(r["curve"], 0, budget(r)))
-    ]
     spent = float(np.mean([r["curve"][-1][1] / budget(r) for r in mine]))
     return (
         f"| {start} | {arm} | {len(mine)} | {said([at(r['curve'], 0, budget(r)) for r in mine])} "
         f"| {said([at(r['curve'], 1, budget(r)) for r in mine])} | {spent:.2f} | {reached(0)} / {reached(1)} "
-        f"| {f'{sum(harmed)} of {len(harmed)}' if harmed and arm != 'none' else '-'} | {np.mean([r['cpu_seconds'] for r in mine]):.0f} |"
+        f"| {f'{harmed[0]} of {harmed[1]}' if harmed[1] and arm != 'none' else '-'} | {np.mean([r['cpu_seconds'] for r in mine]):.0f} |"
     )
 
 

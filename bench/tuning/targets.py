@@ -7,32 +7,15 @@ rivals   starts at which an arm of ours is better than PBT and PB2 at equal tota
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from bench.tuning.compare import HARM, Row, at, budget, interval
+from bench.tuning.compare import Ends, Row, ends, harm, interval, paired
 from bench.tuning.lab import STARTS
 from controlplane.contract.rundir import read_lines
 
 OURS, RIVALS = ("inline", "spare", "auto"), ("pbt", "pb2")
 AXES = {"equal wall-clock": 0, "equal total compute": 1}
-Ends = dict[tuple[str, str], dict[int, float]]
-
-
-def ends(rows: list[Row], axis: int) -> Ends:
-    """(start, arm) -> seed -> pass rate when the budget was spent; what was not run so far is left out."""
-    found: Ends = {}
-    for row in rows:
-        rate = at(row["curve"], axis, budget(row))
-        if np.isfinite(rate):
-            found.setdefault((row["start"], row["arm"]), {})[row["seed"]] = rate
-    return found
-
-
-def paired(one: dict[int, float], other: dict[int, float]) -> list[float]:
-    """Differences one - other at the seeds that both have."""
-    return [one[seed] - other[seed] for seed in sorted(one.keys() & other.keys())]
 
 
 def gap(found: Ends, arm: str) -> list[float]:
@@ -42,13 +25,7 @@ def gap(found: Ends, arm: str) -> list[float]:
     return [(mine[s] - none[s]) / (tuned[s] - none[s]) for s in seeds]
 
 
-def harm(found: Ends, arm: str) -> tuple[int, int]:
-    """Well-tuned runs that an arm has harmed, and how many there were."""
-    differences = paired(found.get(("tuned", arm), {}), found.get(("tuned", "none"), {}))
-    return sum(d < -HARM for d in differences), len(differences)
-
-
-def beaten(found: Ends, arm: str) -> dict[str, dict[str, list[float]]]:
+def advantages(found: Ends, arm: str) -> dict[str, dict[str, list[float]]]:
     """start -> rival -> differences arm - rival, at the starts where there are any."""
     table = {
         start: {rival: paired(found.get((start, arm), {}), found.get((start, rival), {})) for rival in RIVALS}
@@ -65,19 +42,19 @@ def said(values: list[float]) -> str:
 
 def report(rows: list[Row]) -> list[str]:
     """Sentences for every target."""
-    lines: list[Any] = []
+    lines: list[str] = []
     for name, axis in AXES.items():
         found = ends(rows, axis)
         for arm in OURS:
             if shares := gap(found, arm):
                 lines.append(f"gap, {arm}, {name}: {said(shares)}")
         for arm in OURS:
-            harmed, of = harm(found, arm)
+            harmed, of = harm(found, "tuned", arm)
             if of:
                 lines.append(f"harm, {arm}, {name}: {harmed} of {of}")
     found = ends(rows, AXES["equal total compute"])
     for arm in OURS:
-        table = beaten(found, arm)
+        table = advantages(found, arm)
         for start, rivals in table.items():
             lines.append(f"rivals, {arm}, {start}: " + ", ".join(f"{r} {said(d)}" for r, d in rivals.items()))
         if table:

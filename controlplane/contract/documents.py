@@ -128,7 +128,7 @@ CONTROL = "control"
 
 
 class Design(StrEnum):
-    """Where the arms of a probe are trained. inline: in place of the run, one after the other; the run itself is the arm
+    """Where the arms of a probe are trained. inline: in place of the run, in turns with it; the run itself is the arm
     `control` and goes first. spare: all of them in a second process, while the run goes on. switchback: the run itself takes
     turns between `control` and the one other arm."""
 

@@ -214,10 +214,30 @@ def test_an_arm_that_was_given_up_cannot_be_adopted(tmp_path: Path) -> None:
 
     loop, script, _ = ran(tmp_path / "run", Controller(tmp_path / "run", stop_then_adopt))
     refused = [ack for ack in script.acks if ack[1] is AckState.rejected]
-    assert "has taken no step that can be gone on from" in refused[0][4]
+    assert "arm up was given up" in refused[0][4]
     assert loop.state.branch == 0
     with pytest.raises(ValueError, match="both stop and adopt"):
         Ruling(probe_id="p1", stop=("up",), adopt="up")
+
+
+def test_a_control_whose_last_step_was_not_finite_is_still_that_after_the_turns_of_the_others(tmp_path: Path) -> None:
+    told: list[bool] = []
+
+    def watch(state: BoundaryState, record: list[dict[str, Any]]) -> None:
+        if not state.standing_still and record[-1]["kind"] == "step":
+            told.append(loop.session.poisoned)
+
+    loop = rig.assemble(tmp_path / "run", rig.recipe(steps=LAST), Script(Controller(tmp_path / "run", watch)))
+    after_step = loop._probing.after_step
+
+    def broken(stepped: Any) -> None:
+        loop.session.poisoned = bool(loop._probing.probe_id)
+        after_step(stepped)
+
+    loop._probing.after_step = broken  # type: ignore[method-assign]
+    assert loop.run() == "end"
+    assert told
+    assert all(told)
 
 
 @pytest.mark.parametrize("when", ["control", "up"])

@@ -4,9 +4,9 @@ from math import isnan
 
 import pytest
 
-from bench.tuning.compare import at, compute_to, interval, summary
+from bench.tuning.compare import at, compute_to, ends, harm, interval, summary
 from bench.tuning.lab import STEP
-from bench.tuning.targets import beaten, ends, gap, harm, report
+from bench.tuning.targets import advantages, gap, report
 
 BUDGET = 160 * STEP
 
@@ -52,9 +52,9 @@ def test_the_targets_are_judged_seed_by_seed_and_only_where_both_sides_were_run(
     rows += [of("lr6low", rival, 0, rate, share=0.25) for rival, rate in (("pbt", 0.5), ("pb2", 0.7))]
     at_wall, at_compute = ends(rows, 0), ends(rows, 1)
     assert gap(at_wall, "inline") == pytest.approx([0.5])
-    assert harm(at_wall, "auto") == (1, 2)
+    assert harm(at_wall, "tuned", "auto") == (1, 2)
     assert ("lr6low", "pbt") not in at_wall, "it was not run so far"
-    table = beaten(at_compute, "inline")
+    table = advantages(at_compute, "inline")
     assert {rival: pytest.approx(d) for rival, d in table["lr6low"].items()} == {"pbt": [0.1], "pb2": [-0.1]}
     assert table.keys() == {"lr6low"}
     assert "rivals, inline: better than both at 0 of 1 starts" in report(rows)

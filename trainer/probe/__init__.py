@@ -1,7 +1,7 @@
 """The probe: does another value of a tunable learn faster? Arms with the same prompts and seeds, in one of three designs.
 
     directive `probe` --> begin                                    probes/<id>.jsonl --> controller
-         inline.py       the run stands still while its arms are trained, one after the other, from a snapshot in memory
+         inline.py       the run and its arms take turns, from a snapshot in memory; it stands still in theirs
          spare.py        a second process trains them from a snapshot on disk; the run goes on meanwhile (helper.py: that process)
          switchback.py   the run itself takes turns between the value in force and another one
     directive `ruling` --> an arm is stopped, adopted, or the probe ends

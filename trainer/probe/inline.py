@@ -68,7 +68,9 @@ class Inline:
         if ruling.adopt:
             arm = self.arms[ruling.adopt]
             running = self._running == ruling.adopt and arm.taken > 0 and not self._machine.session.poisoned
-            if arm.stopped or (arm.end is None and not running):
+            if arm.stopped:
+                return f"arm {ruling.adopt} was given up"
+            if arm.end is None and not running:
                 return f"arm {ruling.adopt} has taken no step that can be gone on from"
         for name in ruling.stop:
             self._stop(name)

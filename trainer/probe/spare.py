@@ -1,7 +1,7 @@
 """Arms in a second process, from a snapshot on disk: the run goes on undisturbed, and pays with spare capacity instead of time.
 
     run                                              probes/<id>.spare/                  helper (helper.py)
-    snapshot ---------------------------------------> snapshot.pt, order.json ---------> control, then every other arm
+    snapshot ---------------------------------------> snapshot.pt, order.json ---------> control and the others, in turns
     goes on                                           stopped.json   ------------------> stops an arm
     ruling: the helper is ended, values are set       log                                     |
          ^----------------- controller <------------- probes/<id>.jsonl <----------- step by step

@@ -5,17 +5,22 @@ prompts and seeds and so begin alike and forget it, binomial sampling, and equal
 here knows the judge's model but the declared noise: the differences are discrete, their size changes from step to step, and
 their scale is never told. Judged at every step; a probe errs if the judge would adopt at any of them.
 
-    python bench/tuning/judge.py [--probes 10000] [--power-probes 2000]
+    python -m bench.tuning.judge [--probes 10000] [--power-probes 2000] [--pairs PAIRS]
+
+With --pairs (twins.py) the noise of measured pairs is among the cases: the one that fits best, and the worst that they do not rule out.
 
 A switchback is simulated in the same way, with everything against it that a run has: other prompts at every step, and progress of its own.
 """
 
 import argparse
 from math import log
+from pathlib import Path
 
 import numpy as np
 from scipy.special import ndtr
 
+from bench.tuning.twins import SHARED, pairs
+from bench.tuning.wandering import fit
 from controlplane.contract.documents import CONTROL
 from controlplane.tune.evidence import Array, Noise, Sums, log_evidence, whitening
 from controlplane.tune.pairing import step_errors
@@ -161,6 +166,7 @@ def main() -> None:
     parser.add_argument("--probes", type=int, default=10_000)
     parser.add_argument("--power-probes", type=int, default=2_000)
     parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--pairs", type=Path)
     options = parser.parse_args()
     declared = Noise()
     print(f"declared noise {declared}; {options.steps} steps per arm; judged after every step; confidence 0.95")
@@ -174,6 +180,10 @@ def main() -> None:
         ("more than is declared (0.95, 0.2)", Noise(0.95, 0.2), 1),
         ("twice what is declared (0.9, 0.4)", Noise(0.9, 0.4), 1),
     ]
+    if options.pairs:
+        found = fit(pairs(options.pairs, SHARED))
+        for name, noise in (("as measured", found.best), ("the worst not ruled out", found.worst)):
+            cases.append((f"{name} ({noise.persistence}, {noise.wandering})", noise, 1))
     for name, wander, arms in cases:
         share, _, _, _ = rate(options.probes, options.steps, 0.0, wander, declared, arms)
         error = (share * (1 - share) / options.probes) ** 0.5

@@ -1,22 +1,26 @@
 """How noisy is the difference between two arms that are equally good, and what do shared prompts and seeds save?
 
-A real tiny run is stopped at some steps; from each snapshot, arms are trained whose learning rates differ by a thousandth or a tenth:
-with the prompts and sampling seeds of the first arm, and with others. Writes one JSON line per arm and step
-to OUT (resumable: what is there is not run again) and prints the variances and correlations of the differences.
+A real tiny run is stopped at some step; from the snapshot, arms are trained whose learning rates differ by a thousandth or a tenth:
+with the prompts and sampling seeds of the control, and with others. One JSON line per pair goes to --out (what is there is not
+run again). Printed are the variance of a step's difference in both designs, the noise that the judge would have to be told
+(wandering.py), and what the judge makes of each pair.
 
-    python bench/tuning/twins.py OUT [--steps 60] [--starts 30,90] [--seeds 0,1]
+    python -m bench.tuning.twins run --out PAIRS [--seeds 0,1] [--starts 30] [--arms near,near2] [--steps 60]
+    python -m bench.tuning.twins report --out PAIRS
 """
 
 import argparse
-import json
 import tempfile
-from collections.abc import Iterator
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bench.tuning.wandering import fit
 from controlplane.contract.rundir import RunDir, append_line, read_lines
+from controlplane.tune.judge import Terms, judge
+from controlplane.tune.pairing import Paired, PromptResult, pair
 from tests.trainer.conftest import Script
 from trainer.build import assemble
 from trainer.loop import Loop
@@ -25,19 +29,13 @@ from trainer.stopwatch import Stopwatch
 from trainer.types import Version
 from trainer.warmstart import warm_started
 
-ARMS = {
-    "control": (1.0, 0),
-    "twin": (1.001, 0),
-    "near": (1.1, 0),
-    "other": (1.1, 7),
-    "near2": (0.9, 0),
-    "other2": (0.9, 8),
-}
-"""Arm -> factor on the learning rate, salt of other prompts and seeds (0: those of the run)."""
+ARMS = {"twin": (1.001, 0), "near": (1.1, 0), "near2": (0.9, 0), "other": (1.1, 7), "other2": (0.9, 8)}
+"""Arm -> factor on the learning rate, salt of other prompts and seeds (0: those of the control)."""
+SHARED, OTHER = ("near", "near2"), ("other", "other2")
 
 
-def steps_of(loop: Loop, snapshot: Any, scale: float, salt: int, steps: int) -> Iterator[dict[str, Any]]:
-    """Train an arm from a snapshot."""
+def trained(loop: Loop, snapshot: Any, scale: float, salt: int, steps: int) -> list[PromptResult]:
+    """What an arm from this snapshot does with its prompts."""
     now = loop.state.version
     loop.savepoints.fork(snapshot, Version(now.branch, now.n + 1))
     if salt:
@@ -46,16 +44,19 @@ def steps_of(loop: Loop, snapshot: Any, scale: float, salt: int, steps: int) -> 
         loop.session.curriculum.load_state_dict({**state, "salt": salt, "shuffled": salt})
     loop._stepper.publish()
     loop.tunables["lr_scale"] = scale
+    found = []
     for t in range(1, steps + 1):
         stepped = loop._stepper.step()
         assert stepped is not None
-        yield {"t": t, "prompts": [[*s.item, s.passed, len(s.verdicts)] for s in stepped.batch]}
+        found += [PromptResult(t, s.item, s.passed, len(s.verdicts)) for s in stepped.batch]
+    return found
 
 
-def run(out: Path, seed: int, starts: list[int], steps: int) -> None:
-    """All starts of one seed, in one process."""
-    done = {(line["seed"], line["start"], line["arm"]) for line in read_lines(out) if line["t"] == steps}
-    if all((seed, start, arm) in done for start in starts for arm in ARMS):
+def run(out: Path, seed: int, starts: list[int], arms: list[str], steps: int) -> None:
+    """All starts of one seed, in one process. Where an arm is missing, the control is trained again: it is not written down."""
+    done = {(line["seed"], line["start"], line["arm"]) for line in read_lines(out)}
+    missing = {start: [arm for arm in arms if (seed, start, arm) not in done] for start in starts}
+    if not any(missing.values()):
         return
     recipe = load_recipe(find_recipe("tiny"), {"seed": str(seed), "evaluation.every": "1000", "steps": "1000"})
     with tempfile.TemporaryDirectory() as root:
@@ -63,57 +64,82 @@ def run(out: Path, seed: int, starts: list[int], steps: int) -> None:
         start_model = warm_started(recipe.model, recipe.task, recipe.warm_start)
         loop = assemble(recipe, rundir, start_model, Script(), recipe.tunables(), Stopwatch())
         loop._stepper.publish()
-        for start in starts:
+        for start in sorted(missing):
             while loop.state.step < start:
                 loop._stepper.step()
             snapshot = loop.savepoints.snapshot()
-            for arm, (scale, salt) in ARMS.items():
-                if (seed, start, arm) not in done:
-                    for line in steps_of(loop, snapshot, scale, salt, steps):
-                        append_line(out, {"seed": seed, "start": start, "arm": arm, **line})
-                    print(f"seed {seed}, step {start}, {arm}: {steps} steps", flush=True)
-            now = loop.state.version
-            loop.savepoints.fork(snapshot, Version(now.branch, now.n + 1))
-            loop.tunables["lr_scale"] = 1.0
-            loop._stepper.publish()
+            control = trained(loop, snapshot, 1.0, 0, steps)
+            for arm in missing[start]:
+                scale, salt = ARMS[arm]
+                append_line(out, line(seed, start, arm, control, trained(loop, snapshot, scale, salt, steps)))
+                print(f"seed {seed}, step {start}, {arm}: {steps} steps", flush=True)
+            trained(loop, snapshot, 1.0, 0, 0)
 
 
-def curves(out: Path, arms: tuple[str, str]) -> np.ndarray:
-    """[pairs, steps] differences in pass rate of two arms."""
-    rates: dict[tuple[int, int, str], dict[int, float]] = {}
-    for line in read_lines(out):
-        rate = sum(p[2] for p in line["prompts"]) / sum(p[3] for p in line["prompts"])
-        rates.setdefault((line["seed"], line["start"], line["arm"]), {})[line["t"]] = rate
-    starts = sorted({key[:2] for key in rates})
-    rows = [
-        [rates[(*start, arms[1])][t] - rates[(*start, arms[0])][t] for t in sorted(rates[(*start, arms[0])])]
-        for start in starts
-        if (*start, arms[1]) in rates and len(rates[(*start, arms[1])]) == len(rates[(*start, arms[0])])
-    ]
-    return np.array(rows)
+def line(seed: int, start: int, arm: str, control: list[PromptResult], candidate: list[PromptResult]) -> dict[str, Any]:
+    """A pair as it is kept: pass rates of both arms at each step; where they share prompts, the differences as the judge sees them."""
+    rates = []
+    for results in (control, candidate):
+        steps = sorted({r.t for r in results})
+        rates.append([_rate([r for r in results if r.t == t]) for t in steps])
+    kept = {"seed": seed, "start": start, "arm": arm, "control": rates[0], "candidate": rates[1]}
+    if ARMS[arm][1]:
+        return kept
+    paired = pair(control, candidate)
+    columns = {"t": paired.t, "difference": paired.difference, "error": paired.error, "prompts": paired.prompts}
+    return kept | {name: [round(float(value), 5) for value in column] for name, column in columns.items()}
+
+
+def _rate(results: list[PromptResult]) -> float:
+    return round(sum(r.passed for r in results) / sum(r.samples for r in results), 5)
+
+
+def pairs(out: Path, arms: tuple[str, ...]) -> list[Paired]:
+    """The pairs with shared prompts, for the judge."""
+    columns = ("t", "difference", "error", "prompts")
+    return [Paired(*(np.array(row[c], dtype=float) for c in columns)) for row in read_lines(out) if row["arm"] in arms]
 
 
 def report(out: Path) -> None:
-    """Prints variance of a step's difference, and its autocorrelation, for both designs."""
-    shared = np.concatenate([d for d in (curves(out, ("control", arm)) for arm in ("near", "near2")) if d.size])
-    others = np.concatenate([d for d in (curves(out, ("control", arm)) for arm in ("other", "other2")) if d.size])
-    for name, d in (("shared prompts and seeds", shared), ("other prompts", others)):
-        thirds = np.array_split(d, 3, axis=1)
-        print(f"{name}: {len(d)} pairs, sd of a step's difference {d.std():.4f}", end="")
-        print(", by third of the arm", " ".join(f"{third.std():.4f}" for third in thirds), end="")
-        e = d[:, 10:]
-        acf = [float((e[:, lag:] * e[:, : e.shape[1] - lag]).mean() / (e * e).mean()) for lag in (1, 2, 5, 10, 20)]
-        print("; autocorrelation at lag 1, 2, 5, 10, 20:", " ".join(f"{a:.2f}" for a in acf))
-    print(json.dumps({"variance_reduction": float(1 - (shared**2).mean() / (others**2).mean())}))
+    """Prints what a step's difference varies by in both designs, the noise that fits, and the judge's verdicts."""
+    variance = {}
+    rows = list(read_lines(out))
+    both = {(r["seed"], r["start"]) for r in rows if r["arm"] in OTHER}
+    for name, arms in (("shared prompts and seeds", SHARED), ("other prompts and seeds", OTHER)):
+        found = [r for r in rows if r["arm"] in arms and (r["seed"], r["start"]) in both]
+        d = np.array([np.subtract(r["candidate"], r["control"]) for r in found])
+        variance[name] = (d**2).mean(1)
+        seeds = len({r["seed"] for r in found})
+        print(
+            f"{name}: {len(d)} pairs of {seeds} seeds, rms of a step's difference {np.sqrt((d**2).mean()):.4f}", end=""
+        )
+        print(", by third of the arm", " ".join(f"{np.sqrt((x**2).mean()):.4f}" for x in np.array_split(d, 3, axis=1)))
+    one, other = variance.values()
+    rng = np.random.default_rng(0)
+    drawn = [1 - one[i].mean() / other[i].mean() for i in rng.integers(len(one), size=(2000, len(one)))]
+    low, high = np.quantile(drawn, (0.05, 0.95))
+    print(f"variance reduction {1 - one.mean() / other.mean():.3f}, 90 % interval over pairs {low:.3f} to {high:.3f}")
+    apart = [int(np.append(d.difference, 1.0).nonzero()[0][0]) for d in pairs(out, ("twin",))]
+    print("steps for which arms a thousandth apart stayed identical:", *sorted(apart))
+    alike = pairs(out, SHARED)
+    noise = fit(alike)
+    print(f"noise that fits {len(alike)} pairs with shared prompts best: {noise.best}")
+    print(f"the worst of the {noise.points} points of the grid that they do not rule out: {noise.worst}")
+    terms = Terms(steps=60)
+    verdicts = Counter(judge({"arm": each}, terms)["arm"].outcome.value for each in alike)
+    print("verdicts on them, if nothing is asked but to be better:", dict(verdicts))
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("out", type=Path)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("run", "report"))
+    parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--starts", default="30,90")
+    parser.add_argument("--starts", default="30")
+    parser.add_argument("--arms", default=",".join(ARMS))
     parser.add_argument("--seeds", default="0,1")
     options = parser.parse_args()
-    for each in map(int, options.seeds.split(",")):
-        run(options.out, each, [int(s) for s in options.starts.split(",")], options.steps)
+    if options.what == "run":
+        for each in map(int, options.seeds.split(",")):
+            run(options.out, each, [int(s) for s in options.starts.split(",")], options.arms.split(","), options.steps)
     report(options.out)

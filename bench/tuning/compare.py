@@ -54,7 +54,7 @@ def row(start: str, arm: str, seed: int, steps: int, keep: Path | None = None, s
     finally:
         shutil.rmtree(root, ignore_errors=True)
     cpu = clock.seconds + extra.pop("cpu_members", 0.0)
-    key = {"start": start, "arm": arm, "seed": seed, "steps": steps}
+    key = {"start": start, "arm": arm, "seed": seed, "steps": steps, "share": share}
     return {
         **key,
         "curve": costs.curve,
@@ -127,11 +127,12 @@ def summary(rows: list[Row]) -> str:
 
 def _line(start: str, arm: str, mine: list[Row], harmed: tuple[int, int]) -> str:
     def said(values: list[float]) -> str:
-        values = [value for value in values if np.isfinite(value)]
-        if not values:
+        known = [value for value in values if np.isfinite(value)]
+        if not known:
             return "not run so far"
-        mean, low, high = interval(values)
-        return f"{mean:.3f} ({low:.3f} to {high:.3f})" if len(values) > 1 else f"{mean:.3f}"
+        mean, low, high = interval(known)
+        text = f"{mean:.3f} ({low:.3f} to {high:.3f})" if len(known) > 1 else f"{mean:.3f}"
+        return text if len(known) == len(values) else f"{text}, {len(known)} of {len(values)} seeds"
 
     def reached(axis: int) -> str:
         values = [compute_to(r["curve"], axis) / budget(r) for r in mine]
@@ -176,9 +177,10 @@ def picture(rows: list[Row], path: Path) -> None:
 
 
 def _draw(panel: Any, rows: list[Row], axis: int) -> None:
-    """The mean of each arm over its seeds, and each seed."""
+    """The mean of each arm over its seeds, and each seed; of those that went on to the end, if any did."""
     for number, arm in enumerate(ARMS):
-        mine = [r for r in rows if r["arm"] == arm]
+        every = [r for r in rows if r["arm"] == arm]
+        mine = [r for r in every if np.isfinite(at(r["curve"], axis, budget(r)))] or every
         if not mine:
             continue
         x = np.linspace(0, 1, 41)

@@ -44,7 +44,7 @@ class Terms:
     min_effect: float = 0.0
     """Smallest advantage in pass rate by the end of the probe that is worth a change."""
     confidence: float = 0.95
-    futility: float = 0.05
+    futility: float = 0.02
     """An arm whose chance of being adopted, judged by what it has shown, is smaller than this needs no further step."""
     noise: Noise = field(default_factory=Noise)
     settle: int = 8
@@ -147,13 +147,20 @@ def _verdict(
 
 
 def _chance(sums: Sums, seen: int, needed: float, at_end: float, limit: float) -> float:
-    """Probability that the arm is proved by the end, when the information is `at_end`, if its effect is spread as the steps so far
-    say (predictive power)."""
+    """Probability that the arm is proved by the end, when the information is `at_end`, by what its steps so far say (predictive power).
+
+    Before any step the effect is taken to lie around the limit, as far from it as the smallest effect that the whole probe could
+    prove. Without that, the first few readings decide: they allow any effect, also absurd ones, and looked at often enough
+    one of them says that nothing will come of it (bench/tuning/judge.py measures what giving up costs).
+    """
     now = float(sums.xx[-1])
     end = max(at_end, now)
     rest = float(sums.dd[-1] - sums.xd[-1] ** 2 / now)
     scale = max(rest / max(seen - 1, 1), 1e-12)
-    z = (float(sums.effect[-1]) - limit) * sqrt(end / scale)
-    spread = sqrt(max(end / now, 1.0))  # of z at the end: what is not known of the effect, and the noise to come
-    chance = float(ndtr((z - crossing(end, needed)) / spread))
+    proof, share = crossing(end, needed), now / end
+    z = (float(sums.effect[-1]) - limit) * sqrt(end / scale)  # known with variance 1 / share
+    kept = 1 / (share + proof**-2)  # variance of what is believed of it, in the same units
+    expected = share * z * (1 + (1 - share) * kept)
+    spread = sqrt((1 - share) ** 2 * kept + (1 - share)) or 1e-9
+    chance = float(ndtr((expected - proof) / spread))
     return chance if isfinite(chance) else 0.0

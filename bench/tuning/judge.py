@@ -23,7 +23,8 @@ from bench.tuning.twins import SHARED, pairs
 from bench.tuning.wandering import fit
 from controlplane.contract.documents import CONTROL
 from controlplane.tune.evidence import Array, Noise, Sums, log_evidence, whitening
-from controlplane.tune.pairing import step_errors
+from controlplane.tune.judge import Outcome, Terms, judge
+from controlplane.tune.pairing import Paired, step_errors
 from controlplane.tune.planner import crossing, power
 from controlplane.tune.switchback import TREND, Turns
 from controlplane.tune.switchback import information as of_turns
@@ -161,10 +162,32 @@ def rate(
     )
 
 
+def judged(means: Array, errors: Array, terms: Terms) -> tuple[Outcome, int]:
+    """What becomes of a probe in the product, where an arm may also be given up, and after how many steps."""
+    steps = len(means)
+    t, prompts = np.arange(1.0, steps + 1), np.full(steps, float(PROMPTS))
+    for now in range(1, steps + 1):
+        outcome = judge({"arm": Paired(t[:now], means[:now], errors[:now], prompts[:now])}, terms)["arm"].outcome
+        if outcome is not Outcome.undecided:
+            return outcome, now
+    raise AssertionError("after its last step an arm is decided")
+
+
+def product(probes: int, steps: int, effect: float, seed: int = 0) -> tuple[float, float, float]:
+    """With the declared noise: share of probes that adopt the arm, mean steps of an arm, and what the planner promises."""
+    means, errors = simulate(np.random.default_rng(seed), probes, steps, effect, Noise())
+    ended = [judged(mean, error, Terms(steps=steps)) for mean, error in zip(means, errors, strict=True)]
+    _, _, real = proved(means, errors, Noise(), log(20.0))
+    promise = power(steps, real, float(np.sqrt(np.mean(errors**2))), 1, 0.95, Noise())
+    adopted = float(np.mean([outcome is Outcome.adopt for outcome, _ in ended]))
+    return adopted, float(np.mean([step for _, step in ended])), promise
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--probes", type=int, default=10_000)
     parser.add_argument("--power-probes", type=int, default=2_000)
+    parser.add_argument("--judged-probes", type=int, default=500)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--pairs", type=Path)
     options = parser.parse_args()
@@ -212,6 +235,13 @@ def main() -> None:
                 f"  {steps:3d} steps, effect {real:.3f}: {share:.3f}, promised {promise:.3f}; adopted at step {at:.0f} on average",
                 flush=True,
             )
+    print(f"the same with arms that are given up, {options.judged_probes} probes of {options.steps} steps")
+    for effect in (-0.08, 0.0, 0.04, 0.08, 0.12):
+        share, taken, promise = product(options.judged_probes, options.steps, effect)
+        print(
+            f"  effect put in {effect:+.2f}: {share:.3f}, promised {promise:.3f}; {taken:.0f} steps on average",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -22,8 +22,10 @@ def test_at_equal_total_compute_a_population_is_read_where_it_has_spent_what_the
     assert at(population, 0, BUDGET) == pytest.approx(0.9)  # type: ignore[arg-type]
     assert at(population, 1, BUDGET) == pytest.approx(0.3)  # type: ignore[arg-type]
     assert isnan(at(row("none", 0, 0.8)["curve"], 0, 2 * BUDGET)), "nobody knows where it was not run"  # type: ignore[arg-type]
-    assert compute_to(population, 0) == BUDGET  # type: ignore[arg-type]
-    assert compute_to(row("none", 0, 0.8)["curve"], 0) == float("inf")  # type: ignore[arg-type]
+    assert compute_to(population, 0, 0.5) == pytest.approx(BUDGET / 2)  # type: ignore[arg-type]
+    assert compute_to(population, 0, 0.7) == pytest.approx(0.75 * BUDGET), "between two evaluations"  # type: ignore[arg-type]
+    assert compute_to(population, 1, 0.5) == pytest.approx(2 * BUDGET)  # type: ignore[arg-type]
+    assert compute_to(row("none", 0, 0.8)["curve"], 0, 0.85) == float("inf")  # type: ignore[arg-type]
 
 
 def test_harm_is_counted_against_the_same_seed_without_a_controller() -> None:

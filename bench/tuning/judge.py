@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from scipy.special import ndtr
 
-from bench.tuning.twins import SHARED, pairs
+from bench.tuning.twins import residuals
 from bench.tuning.wandering import fit
 from controlplane.contract.documents import CONTROL
 from controlplane.tune.evidence import Array, Noise, Sums, log_evidence, whitening
@@ -204,7 +204,7 @@ def main() -> None:
         ("twice what is declared (0.9, 0.4)", Noise(0.9, 0.4), 1),
     ]
     if options.pairs:
-        found = fit(pairs(options.pairs, SHARED))
+        found = fit(residuals(options.pairs))
         for name, noise in (("as measured", found.best), ("the worst not ruled out", found.worst)):
             cases.append((f"{name} ({noise.persistence}, {noise.wandering})", noise, 1))
     for name, wander, arms in cases:

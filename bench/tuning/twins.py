@@ -2,8 +2,8 @@
 
 A real tiny run is stopped at some step; from the snapshot, arms are trained whose learning rates differ by a thousandth or a tenth:
 with the prompts and sampling seeds of the control, and with others. One JSON line per pair goes to --out (what is there is not
-run again). Printed are the variance of a step's difference in both designs, the noise that the judge would have to be told
-(wandering.py), and what the judge makes of each pair.
+run again). Printed are the variance of a step's difference in both designs, the noise that the judge has to be told
+(wandering.py), and what the judge makes of the pairs.
 
     python -m bench.tuning.twins run --out PAIRS [--seeds 0,1] [--starts 30] [--arms near,near2] [--steps 60]
     python -m bench.tuning.twins report --out PAIRS
@@ -12,6 +12,7 @@ run again). Printed are the variance of a step's difference in both designs, the
 import argparse
 import tempfile
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,18 @@ def pairs(out: Path, arms: tuple[str, ...]) -> list[Paired]:
     return [Paired(*(np.array(row[c], dtype=float) for c in columns)) for row in read_lines(out) if row["arm"] in arms]
 
 
+def residuals(out: Path) -> list[Paired]:
+    """What is left of the pairs with shared prompts once the mean over the seeds of their arm is taken out: a tenth more or less of the
+    learning rate has an effect, with a course of its own, and that is no noise. With n seeds the rest is sqrt(n / (n - 1)) too small."""
+    found = []
+    for arm in SHARED:
+        mine = pairs(out, (arm,))
+        if len(mine) > 1:
+            common, correction = np.mean([p.difference for p in mine], axis=0), (len(mine) / (len(mine) - 1)) ** 0.5
+            found += [replace(p, difference=(p.difference - common) * correction) for p in mine]
+    return found
+
+
 def report(out: Path) -> None:
     """Prints what a step's difference varies by in both designs, the noise that fits, and the judge's verdicts."""
     variance = {}
@@ -121,13 +134,19 @@ def report(out: Path) -> None:
     print(f"variance reduction {1 - one.mean() / other.mean():.3f}, 90 % interval over pairs {low:.3f} to {high:.3f}")
     apart = [int(np.append(d.difference, 1.0).nonzero()[0][0]) for d in pairs(out, ("twin",))]
     print("steps for which arms a thousandth apart stayed identical:", *sorted(apart))
-    alike = pairs(out, SHARED)
-    noise = fit(alike)
-    print(f"noise that fits {len(alike)} pairs with shared prompts best: {noise.best}")
-    print(f"the worst of the {noise.points} points of the grid that they do not rule out: {noise.worst}")
-    terms = Terms(steps=60)
-    verdicts = Counter(judge({"arm": each}, terms)["arm"].outcome.value for each in alike)
-    print("verdicts on them, if nothing is asked but to be better:", dict(verdicts))
+    noise = fit(residuals(out))
+    print(f"noise that fits what is left between the seeds of an arm best: {noise.best}")
+    print(f"the worst of the {noise.points} points of the grid that it does not rule out: {noise.worst}")
+    for arm in SHARED:
+        mine = pairs(out, (arm,))
+        sixths = np.array_split(np.mean([p.difference for p in mine], axis=0), 6)
+        verdicts = Counter(judge({"arm": each}, Terms(steps=60))["arm"].outcome.value for each in mine)
+        print(f"{arm}, learning rate x {ARMS[arm][0]}: mean difference by sixth of the arm", end=" ")
+        print(
+            " ".join(f"{float(x.mean()):+.3f}" for x in sixths),
+            "; verdicts if any advantage is enough:",
+            dict(verdicts),
+        )
 
 
 if __name__ == "__main__":

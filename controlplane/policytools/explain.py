@@ -154,7 +154,8 @@ def _frame(policy: Policy) -> Iterator[str]:
 _WHERE = {
     "inline": "Meanwhile the run waits: an arm that is adopted becomes the run, otherwise its time is lost.",
     "spare": "A second process trains them while the run goes on; what is adopted is the value alone.",
-    "switchback": "The run itself takes turns between the two values; nothing is thrown away, and only large effects are found.",
+    "switchback": "The run itself takes turns between the two values; nothing is thrown away, only large effects are found, and "
+    "a bad value harms the run: keep the steps small, and have a rule that rolls back.",
 }
 
 

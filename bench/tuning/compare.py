@@ -29,6 +29,7 @@ from bench.tuning.lab import STARTS, STEP, Clock
 from controlplane.contract.rundir import append_line, read_lines
 
 ARMS = ("none", "inline", "spare", "auto", "switchback", "pbt", "pb2", "optuna")
+POPULATIONS = ("pbt", "pb2")
 HARM = 0.01
 TARGETS = (0.6, 0.85)
 """Pass rates to which the compute is reported: what a good run reaches on the way, and the one that was asked for."""
@@ -37,19 +38,15 @@ Ends = dict[tuple[str, str], dict[int, float]]
 
 
 def row(start: str, arm: str, seed: int, steps: int, keep: Path | None = None, share: float = 1.0) -> Row:
-    """Run one combination in a folder that goes away, or stays below `keep`; of a population that share of the steps."""
-    if arm in ("pbt", "pb2"):
+    """Run that share of the steps of one combination, in a folder that goes away, or stays below `keep`."""
+    if arm in POPULATIONS:
         from bench.tuning.rivals import run
-
-        length = int(steps * share)
     else:
         from bench.tuning.ours import run
-
-        length = steps
     clock, began = Clock(), time.monotonic()
     root = Path(tempfile.mkdtemp(prefix="compare-"))
     try:
-        costs, extra = run(root / "run", start, arm, seed, length)
+        costs, extra = run(root / "run", start, arm, seed, int(steps * share))
         if keep is not None:
             keep.mkdir(parents=True, exist_ok=True)
             shutil.move(root / "run", keep / f"{start}-{arm}-{seed}")
@@ -227,13 +224,14 @@ def main() -> None:
 
 
 def _run(options: argparse.Namespace, time_left: Callable[[], bool]) -> None:
-    done = {(r["start"], r["arm"], r["seed"], r["steps"]) for r in read_lines(options.out)}
+    done = {(r["start"], r["arm"], r["seed"], r["steps"], r["share"]) for r in read_lines(options.out)}
     for seed in map(int, options.seeds.split(",")):
         for start in options.starts.split(","):
             for arm in options.arms.split(","):
-                if (start, arm, seed, options.steps) in done or not time_left():
+                share = options.share if arm in POPULATIONS else 1.0
+                if (start, arm, seed, options.steps, share) in done or not time_left():
                     continue
-                new = row(start, arm, seed, options.steps, options.keep, options.share)
+                new = row(start, arm, seed, options.steps, options.keep, share)
                 append_line(options.out, new)
                 shown = {key: value for key, value in new.items() if key != "curve"}
                 print(json.dumps({**shown, "final": new["curve"][-1]}), flush=True)

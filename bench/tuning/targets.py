@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.tuning.compare import Ends, Row, ends, harm, interval, paired
+from bench.tuning.compare import POPULATIONS, Ends, Row, ends, harm, interval, paired
 from bench.tuning.lab import STARTS
 from controlplane.contract.rundir import read_lines
 
-OURS, RIVALS = ("inline", "spare", "auto"), ("pbt", "pb2")
+OURS, RIVALS = ("inline", "spare", "auto", "switchback"), POPULATIONS
 AXES = {"equal wall-clock": 0, "equal total compute": 1}
 
 

@@ -12,38 +12,31 @@ run again). Printed are the variance of a step's difference in both designs, the
 import argparse
 import tempfile
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bench.tuning.wandering import fit
-from controlplane.contract.rundir import RunDir, append_line, read_lines
+from bench.tuning.lab import made
+from bench.tuning.wandering import SHARED, fit, pairs, residuals
+from controlplane.contract.rundir import append_line, read_lines
 from controlplane.tune.judge import Terms, judge
-from controlplane.tune.pairing import Paired, PromptResult, pair
-from tests.trainer.conftest import Script
-from trainer.build import assemble
+from controlplane.tune.pairing import PromptResult, pair
 from trainer.loop import Loop
 from trainer.recipe import find_recipe, load_recipe
-from trainer.stopwatch import Stopwatch
-from trainer.types import Version
-from trainer.warmstart import warm_started
 
 ARMS = {"twin": (1.001, 0), "near": (1.1, 0), "near2": (0.9, 0), "other": (1.1, 7), "other2": (0.9, 8)}
 """Arm -> factor on the learning rate, salt of other prompts and seeds (0: those of the control)."""
-SHARED, OTHER = ("near", "near2"), ("other", "other2")
+OTHER = ("other", "other2")
 
 
 def trained(loop: Loop, snapshot: Any, scale: float, salt: int, steps: int) -> list[PromptResult]:
     """What an arm from this snapshot does with its prompts."""
-    now = loop.state.version
-    loop.savepoints.fork(snapshot, Version(now.branch, now.n + 1))
+    loop.machine.fork(snapshot)
     if salt:
         loop.session.collector.flush()
         state = loop.session.curriculum.state_dict()
         loop.session.curriculum.load_state_dict({**state, "salt": salt, "shuffled": salt})
-    loop._stepper.publish()
     loop.tunables["lr_scale"] = scale
     found = []
     for t in range(1, steps + 1):
@@ -61,9 +54,7 @@ def run(out: Path, seed: int, starts: list[int], arms: list[str], steps: int) ->
         return
     recipe = load_recipe(find_recipe("tiny"), {"seed": str(seed), "evaluation.every": "1000", "steps": "1000"})
     with tempfile.TemporaryDirectory() as root:
-        rundir = RunDir(Path(root))
-        start_model = warm_started(recipe.model, recipe.task, recipe.warm_start)
-        loop = assemble(recipe, rundir, start_model, Script(), recipe.tunables(), Stopwatch())
+        loop = made(Path(root), recipe)
         loop._stepper.publish()
         for start in sorted(missing):
             while loop.state.step < start:
@@ -93,24 +84,6 @@ def line(seed: int, start: int, arm: str, control: list[PromptResult], candidate
 
 def _rate(results: list[PromptResult]) -> float:
     return round(sum(r.passed for r in results) / sum(r.samples for r in results), 5)
-
-
-def pairs(out: Path, arms: tuple[str, ...]) -> list[Paired]:
-    """The pairs with shared prompts, for the judge."""
-    columns = ("t", "difference", "error", "prompts")
-    return [Paired(*(np.array(row[c], dtype=float) for c in columns)) for row in read_lines(out) if row["arm"] in arms]
-
-
-def residuals(out: Path) -> list[Paired]:
-    """What is left of the pairs with shared prompts once the mean over the seeds of their arm is taken out: a tenth more or less of the
-    learning rate has an effect, with a course of its own, and that is no noise. With n seeds the rest is sqrt(n / (n - 1)) too small."""
-    found = []
-    for arm in SHARED:
-        mine = pairs(out, (arm,))
-        if len(mine) > 1:
-            common, correction = np.mean([p.difference for p in mine], axis=0), (len(mine) / (len(mine) - 1)) ** 0.5
-            found += [replace(p, difference=(p.difference - common) * correction) for p in mine]
-    return found
 
 
 def report(out: Path) -> None:

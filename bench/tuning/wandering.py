@@ -1,18 +1,22 @@
 """The noise that measured pairs of arms show, in the judge's own model: how persistent, and how large in units of a step's sampling
-noise (controlplane/tune/evidence.py: `Noise`). Pure.
+noise (controlplane/tune/evidence.py: `Noise`).
 
 Each pair has its own effect and its own scale, as for the judge: both are integrated out, and what is left is the likelihood of the
 noise alone (restricted maximum likelihood). Pairs are taken as independent, so their logarithms add up.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
+from controlplane.contract.rundir import read_lines
 from controlplane.tune.evidence import Noise, whitening
 from controlplane.tune.pairing import Paired
 from controlplane.tune.planner import information
 
+SHARED = ("near", "near2")
+"""Arms of twins.py with the prompts and seeds of the control, and a tenth more or less of its learning rate."""
 PERSISTENCE = (0.0, 0.3, 0.5, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.999)
 WANDERING = (0.0, 0.02, 0.05, 0.08, 0.1, 0.13, 0.16, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 1.0)
 LEVEL = 2.3
@@ -27,6 +31,24 @@ class Fit:
     worst: Noise
     points: int
     """Points of the grid that are not ruled out."""
+
+
+def pairs(out: Path, arms: tuple[str, ...]) -> list[Paired]:
+    """The pairs with shared prompts, for the judge."""
+    columns = ("t", "difference", "error", "prompts")
+    return [Paired(*(np.array(row[c], dtype=float) for c in columns)) for row in read_lines(out) if row["arm"] in arms]
+
+
+def residuals(out: Path) -> list[Paired]:
+    """What is left of the pairs with shared prompts once the mean over the seeds of their arm is taken out: a tenth more or less of the
+    learning rate has an effect, with a course of its own, and that is no noise. With n seeds the rest is sqrt(n / (n - 1)) too small."""
+    found = []
+    for arm in SHARED:
+        mine = pairs(out, (arm,))
+        if len(mine) > 1:
+            common, correction = np.mean([p.difference for p in mine], axis=0), (len(mine) / (len(mine) - 1)) ** 0.5
+            found += [replace(p, difference=(p.difference - common) * correction) for p in mine]
+    return found
 
 
 def log_likelihood(pair: Paired, noise: Noise, steps: int) -> float:

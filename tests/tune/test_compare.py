@@ -1,9 +1,14 @@
 """The summary of the comparison compares at equal cost, whatever a method has spent in all."""
 
+import json
+import sys
 from math import isnan
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from bench.tuning import compare
 from bench.tuning.compare import at, compute_to, ends, harm, interval, summary
 from bench.tuning.lab import STEP
 from bench.tuning.targets import advantages, gap, report
@@ -60,3 +65,22 @@ def test_the_targets_are_judged_seed_by_seed_and_only_where_both_sides_were_run(
     assert {rival: pytest.approx(d) for rival, d in table["lr6low"].items()} == {"pbt": [0.1], "pb2": [-0.1]}
     assert table.keys() == {"lr6low"}
     assert "rivals, inline: better than both at 0 of 1 starts" in report(rows)
+
+
+def test_a_population_that_took_a_share_of_the_steps_does_not_stand_for_a_whole_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares: list[tuple[str, float]] = []
+
+    def row_(start: str, arm: str, seed: int, steps: int, keep: Any, share: float) -> dict[str, object]:
+        shares.append((arm, share))
+        return {**of(start, arm, seed, 0.5, share), "share": share}
+
+    monkeypatch.setattr(compare, "row", row_)
+    out = tmp_path / "rows.jsonl"
+    for share in ("0.25", "0.25", "1.0"):
+        words = f"compare run --out {out} --starts tuned --arms none,pbt --seeds 0 --share {share}"
+        monkeypatch.setattr(sys, "argv", words.split())
+        compare.main()
+    assert shares == [("none", 1.0), ("pbt", 0.25), ("pbt", 1.0)]
+    assert [json.loads(line)["share"] for line in out.read_text().splitlines()] == [1.0, 0.25, 1.0]

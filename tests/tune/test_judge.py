@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.tuning.judge import product
 from controlplane.tune.evidence import Noise, Sums, bound, log_evidence
 from controlplane.tune.judge import ArmVerdict, Outcome, Terms, judge, winner
 from controlplane.tune.pairing import Paired, PromptResult, pair, results
@@ -122,6 +123,13 @@ def test_a_hopeless_arm_is_given_up_before_its_last_step_and_a_good_one_is_not()
     assert np.mean([steps for steps, _ in hopeless]) < 50
     assert all(outcome is not Outcome.adopt for _, outcome in hopeless)
     assert sum(outcome is Outcome.adopt for _, outcome in good) >= 8
+
+
+def test_giving_arms_up_costs_little_of_the_power_that_the_planner_promises() -> None:
+    adopted, steps, promised = product(60, 60, 0.08)
+    assert promised > 0.7
+    assert adopted > promised - 0.1
+    assert steps < 55
 
 
 def result(t: int, ordinal: int, passed: int, samples: int = 8) -> PromptResult:
